@@ -1,0 +1,333 @@
+"""The calculators' interface, and the one pipeline that all calculators with a formula share."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from .arrays import Batch, Layout, real_array
+from .checks import Interval, check_domain, check_shape, describe, fail
+from .ops import Array, Ops
+from .ops.base import compute_dtype
+from .options import Configurable
+from .reduction import NormalizeBy, Reduction, Weights, item_array, weigh
+from .state import LossState
+
+__all__ = ["CoupledLoss", "ElementwiseLoss", "Loss", "ReducedLoss", "RowLoss", "Truths"]
+
+
+class Loss(Configurable, ABC):
+    """A calculator of a loss and its gradient with respect to the guesses.
+
+    `get_grad`, `get_loss` and both at once by calling the object. Nothing that is passed in is written to.
+    """
+
+    @abstractmethod
+    def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
+        """(gradient, loss) in one pass."""
+
+    def get_grad(self, guesses: Any, truths: Any) -> Any:
+        """The gradient, arranged as the guesses are."""
+        return self(guesses, truths)[0]
+
+    def get_loss(self, guesses: Any, truths: Any) -> Any:
+        """The loss."""
+        return self(guesses, truths)[1]
+
+
+@dataclass(frozen=True)
+class Truths:
+    """Truths as the formula wants them, and what they say about weights."""
+
+    targets: Any
+    present: Array | None = None
+    """False where a truth is missing."""
+    counted: Array | None = None
+    """Weight of each item that the formula applies itself and a mean divides by."""
+    weight: Array | None = None
+    """Weight of each item that the pipeline applies and a mean does not divide by."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a call asks of the formula."""
+
+    total: bool = False
+    values: bool = False
+    grad: bool = False
+
+
+class ReducedLoss(Loss):
+    """A loss that is a reduction of values, one for each item: the pipeline.
+
+    guesses -> arrays -> targets, present -> weights, divisor -> formula on the arrays' backend -> total, gradient.
+    The weights and the divisor depend on truths and options alone, so value and gradient come out of one pass.
+
+    reduction: "mean", "sum", "none" (the values, and the gradient of their sum), "batch_mean" (divides by
+        `len(guesses)`), "weighted_mean" (divides by the sum of the weights).
+    normalize_by: "mask": means divide by what mask and missing truths leave; "values": by everything.
+    validate: "full" checks the range of the data as well, "shape" does not, "auto" is full on the CPU and shape on a
+        GPU, where looking at data makes the host wait.
+    """
+
+    reduction: Reduction = "mean"
+    normalize_by: NormalizeBy = "mask"
+    validate: Literal["auto", "full", "shape"] = "auto"
+
+    inputs: ClassVar[tuple[str, ...]] = ("guesses",)
+    """Names of the model outputs; more than one are passed and returned as a tuple."""
+    layout: ClassVar[Layout] = "elements"
+
+    def __call__(
+        self, guesses: Any, truths: Any = None, *, mask: Any = None, sample_weight: Any = None, out: Any = None
+    ) -> tuple[Any, Any]:
+        """(gradient, loss) in one pass.
+
+        mask: bool, or fractions in [0, 1]; broadcasts to the values. Items with 0 are left out, whatever they hold.
+        sample_weight: factors >= 0 that broadcast to the values; a mean does not divide by them.
+        out: array (or tuple of arrays) for the gradient, of the guesses' shape and dtype; `out=guesses` is allowed.
+        """
+        state, values, grad = self._run(guesses, truths, mask, sample_weight, out, self._wanted(grad=True))
+        return grad, self._loss(state, values)
+
+    def get_grad(
+        self, guesses: Any, truths: Any = None, *, mask: Any = None, sample_weight: Any = None, out: Any = None
+    ) -> Any:
+        """The gradient of the loss, arranged as the guesses are."""
+        return self._run(guesses, truths, mask, sample_weight, out, Wanted(grad=True))[2]
+
+    def get_loss(self, guesses: Any, truths: Any = None, *, mask: Any = None, sample_weight: Any = None) -> Any:
+        """The loss: a float (a 0-d array on a GPU), or the values with reduction "none"."""
+        return self._loss(*self._run(guesses, truths, mask, sample_weight, None, self._wanted())[:2])
+
+    def get_values(self, guesses: Any, truths: Any = None, *, mask: Any = None, sample_weight: Any = None) -> Any:
+        """The values before reduction, times their weights; 0 where masked or missing."""
+        return self._run(guesses, truths, mask, sample_weight, None, Wanted(values=True))[1]
+
+    def get_state(
+        self, guesses: Any, truths: Any = None, *, mask: Any = None, sample_weight: Any = None
+    ) -> LossState:
+        """The partial result of this batch: states merge to the loss of all batches together."""
+        return self._run(guesses, truths, mask, sample_weight, None, Wanted(total=True))[0]
+
+    def empty(self) -> LossState:
+        """The state of no data."""
+        return LossState(self, 0.0, None if self.reduction in ("sum", "none") else 0.0)
+
+    # For subclasses
+
+    def read_guesses(self, guesses: Any) -> Batch:
+        """Guesses as flat arrays."""
+        return Batch.read(type(self).__name__, guesses, self.inputs, self.layout)
+
+    @abstractmethod
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+        """Truths as arrays; raises on wrong ones."""
+
+    @abstractmethod
+    def compute(
+        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+    ) -> tuple[Array | None, Any]:
+        """(weighted values or None, their total or None); gradients of the weighted, scaled total go into `out`."""
+
+    def divided_by(self) -> Reduction:
+        """The reduction that decides the divisor."""
+        return self.reduction
+
+    # The pipeline
+
+    def _wanted(self, grad: bool = False) -> Wanted:
+        unreduced = self.reduction == "none"
+        return Wanted(total=not unreduced, values=unreduced, grad=grad)
+
+    def _loss(self, state: LossState, values: Any) -> Any:
+        return values if self.reduction == "none" else state.compute()
+
+    def _run(
+        self, guesses: Any, truths: Any, mask: Any, sample_weight: Any, out: Any, wanted: Wanted
+    ) -> tuple[LossState, Any, Any]:
+        batch = self.read_guesses(guesses)
+        ops = batch.ops
+        check = self.validate == "full" or self.validate == "auto" and not ops.on_device
+        read = self.read_truths(batch, truths, check)
+        mask_array = item_array(batch, "mask", mask, upper=1.0, check=check)
+        sample = item_array(batch, "sample_weight", sample_weight, upper=np.inf, check=check)
+        if read.weight is not None:
+            sample = read.weight if sample is None else sample * read.weight
+        weights = weigh(
+            batch,
+            self.divided_by(),
+            self.normalize_by,
+            mask=mask_array,
+            present=read.present,
+            sample_weight=sample,
+            counted=read.counted,
+        )
+        if check:
+            self.check_guesses(batch, weights.items)
+        grads = self._gradient_arrays(batch, out) if wanted.grad else None
+        values, total = self.compute(batch, read, weights, wanted, grads)
+        if values is not None:
+            values = batch.split(values.reshape(batch.values_shape).astype(batch.arrays[0].dtype, copy=False))
+        state = LossState(self, ops.scalar(total) if wanted.total else None, weights.count)
+        return state, values, None if grads is None else self._finish(batch, grads, out)
+
+    def check_guesses(self, batch: Batch, items: Array | None) -> None:
+        """Raise when kept guesses lie outside the domain of the loss. Most losses take every number."""
+
+    def _gradient_arrays(self, batch: Batch, out: Any) -> list[Array]:
+        """Where gradients go: the caller's `out` where it can be written to directly, else new arrays."""
+        if out is None:
+            return [batch.ops.xp.empty(x.shape, x.dtype) for x in batch.arrays]
+        given = out if batch.is_tuple else (out,)
+        if batch.lengths is not None or not isinstance(given, tuple) or len(given) != len(batch.arrays):
+            raise fail(batch.name, "out", "to be arranged as guesses are, and not a list", describe(out))
+        arrays = []
+        for target, x, shape in zip(given, batch.arrays, batch.shapes):
+            if not batch.ops.owns(target) or tuple(target.shape) != shape or target.dtype != x.dtype:
+                expected = f"a {x.dtype} array of shape {shape} on {batch.ops.name}"
+                raise fail(batch.name, "out", f"to be {expected}", describe(target))
+            if isinstance(target, np.ndarray) and not target.flags.writeable:
+                raise fail(batch.name, "out", "to be writable", "a read-only array")
+            direct = target.shape == x.shape
+            arrays.append(target if direct else batch.ops.xp.empty(x.shape, x.dtype))
+        return arrays
+
+    def _finish(self, batch: Batch, grads: list[Array], out: Any) -> Any:
+        restored = batch.restore(grads)
+        if out is None:
+            return restored
+        pairs = zip(restored, out) if batch.is_tuple else ((restored, out),)
+        for grad, target in pairs:
+            if grad is not target and not batch.ops.xp.shares_memory(grad, target):
+                target[...] = grad
+        return out
+
+
+class ElementwiseLoss(ReducedLoss):
+    """A loss whose value at an item depends on that item alone; a subclass writes `formula` and its docstring.
+
+    `formula(xp, *guesses, truth, *options) -> value, *slopes` is pure array notation with arithmetic, comparisons and
+    the functions of `FORMULA_FUNCTIONS`. It sees no weight, mask, reduction, dtype or device: the same function runs on
+    every backend. Parameters after the truth are filled from options of the same names.
+    """
+
+    truth_domain: ClassVar[Interval | None] = None
+    guess_domain: ClassVar[Interval | None] = None
+
+    formula: ClassVar[Callable[..., tuple[Any, ...]]]
+
+    def formula_options(self, ops: Ops) -> tuple[Any, ...]:
+        """Numbers and arrays that the formula takes after the truth."""
+        names = list(inspect.signature(self.formula).parameters)[2 + len(self.inputs) :]
+        return tuple(getattr(self, name) for name in names)
+
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+        """An array of the guesses' shape."""
+        truths = batch.join("truths", truths)
+        if isinstance(truths, (list, tuple, int, float)):
+            try:
+                truths = batch.ops.asarray(truths)
+            except ValueError:
+                raise fail(batch.name, "truths", "to be an array", f"{describe(truths)} of uneven parts") from None
+        targets = real_array(batch.name, "truths", truths)
+        if not batch.ops.owns(targets):
+            raise fail(batch.name, "truths", f"of {batch.ops.name} as the guesses are", describe(targets))
+        for x in batch.arrays[1:]:
+            check_shape(batch.name, "guesses", x, batch.shape, self.inputs[0])
+        check_shape(batch.name, "truths", targets, batch.shape, "guesses")
+        if check and self.truth_domain is not None:
+            check_domain(batch.name, "truth values", targets, self.truth_domain, None, batch.place)
+        return Truths(targets)
+
+    def check_guesses(self, batch: Batch, items: Array | None) -> None:
+        """Kept guesses lie in `guess_domain`."""
+        if self.guess_domain is not None:
+            kept = None if items is None else items != 0
+            for x in batch.arrays:
+                check_domain(batch.name, "guesses", x, self.guess_domain, kept, batch.place)
+
+    def compute(
+        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+    ) -> tuple[Array | None, Any]:
+        """Hand the formula to the backend."""
+        others = (truths.targets, *self.formula_options(batch.ops))
+        return batch.ops.elementwise(
+            self.formula,
+            batch.arrays,
+            others,
+            weights.items,
+            weights.scale,
+            values=wanted.values,
+            total=wanted.total,
+            out=out,
+        )
+
+
+class RowLoss(ReducedLoss):
+    """A loss with one value a row of (N, C) guesses; a subclass writes `rows` from the row kernels of Ops."""
+
+    layout = "classes"
+
+    @abstractmethod
+    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
+        """Unweighted values (N,). Slopes times `row_weight` go into `out`: 0 where the weight is 0, whatever the row."""
+
+    def compute(
+        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+    ) -> tuple[Array | None, Any]:
+        """Fold weights and divisor into one weight a row, so that the kernel's pass is the only one."""
+        ops, n = batch.ops, batch.arrays[0].shape[0]
+        items = weights.items
+        if items is not None:
+            items = ops.xp.broadcast_to(items, batch.values_shape).reshape(n)
+        row_weight = items
+        if not (isinstance(weights.scale, float) and weights.scale == 1.0):
+            row_weight = ops.xp.full(n, weights.scale) if items is None else items * weights.scale
+        found = self.rows(batch, truths, row_weight, out)
+        return (
+            ops.weighted(found, items) if wanted.values else None,
+            ops.total(found, items) if wanted.total else None,
+        )
+
+
+class CoupledLoss(ReducedLoss):
+    """A loss whose value at an item depends on other items of the batch; a subclass writes `forward`.
+
+    A masked item is as good as deleted: it comes as zeros, and `forward` must keep it out of the others' values.
+    """
+
+    @abstractmethod
+    def forward(
+        self, batch: Batch, arrays: tuple[Array, ...], targets: Any, kept: Array | None
+    ) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
+        """(values, backprop): `backprop` takes the slope with respect to each value and returns that of each input."""
+
+    def compute(
+        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+    ) -> tuple[Array | None, Any]:
+        """Forward on the kept items, and back from their weights."""
+        ops, items = batch.ops, weights.items
+        dtype = compute_dtype(batch.arrays[0].dtype)
+        arrays = [x.astype(dtype, copy=False) for x in batch.arrays]
+        kept = None
+        if items is not None:
+            items = ops.xp.broadcast_to(items, batch.values_shape)
+            kept = items != 0
+            arrays = [
+                ops.xp.where(kept.reshape(kept.shape + (1,) * (x.ndim - kept.ndim)), x, dtype.type(0)) for x in arrays
+            ]
+        values, backprop = self.forward(batch, tuple(arrays), truths.targets, kept)
+        if out is not None:
+            slopes = ops.xp.full(values.shape, weights.scale, dtype)
+            for target, grad in zip(out, backprop(ops.weighted(slopes, items)), strict=True):
+                target[...] = grad
+        return (
+            ops.weighted(values, items) if wanted.values else None,
+            ops.total(values, items) if wanted.total else None,
+        )

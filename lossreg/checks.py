@@ -1,0 +1,69 @@
+"""Errors of the public boundary, each worded once: what, expected, got, which row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Interval", "check_domain", "check_shape", "describe", "fail", "first_bad"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The allowed range of a value, as data. NaN lies in no interval."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"[{self.low:g}, {self.high:g}]"
+
+
+def fail(name: str, what: str, expected: str, got: str) -> ValueError:
+    """The one wording of every error about the data of a call."""
+    return ValueError(f"Cannot calculate {name}: expected {what} {expected}, got {got}.")
+
+
+def describe(value: Any) -> str:
+    """A value in a few words: `a float32 array of shape (3, 4)`, `a list of 3`, `'dog'`."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a {value.dtype} array of shape {tuple(value.shape)}"
+    if isinstance(value, (list, tuple, set, frozenset, dict)):
+        return f"a {type(value).__name__} of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def check_shape(name: str, what: str, array: Any, expected: tuple[int, ...], like: str) -> None:
+    """Raise unless an array has just this shape."""
+    if tuple(array.shape) != tuple(expected):
+        raise fail(name, what, f"of shape {tuple(expected)} (that of {like})", f"mismatched shape {tuple(array.shape)}")
+
+
+def check_domain(name: str, what: str, array: Any, domain: Interval, kept: Any, place: Any) -> None:
+    """Raise when a kept value lies outside its domain, naming the first row and the value.
+
+    `kept` is None or a bool array that broadcasts to `array`; `place(i)` names the i-th item of the first axis. Reads
+    the data, so it is not for arrays on a device.
+    """
+    if array.size == 0:
+        return
+    with np.errstate(invalid="ignore"):
+        if array.min() >= domain.low and array.max() <= domain.high:  # false when there is a NaN
+            return
+        bad = ~((array >= domain.low) & (array <= domain.high))
+    index = first_bad(bad if kept is None else bad & kept)
+    if index is not None:
+        at = place(index[0]) if index else "the only item"
+        at += f", column {', '.join(map(str, index[1:]))}" if len(index) > 1 else ""
+        raise fail(name, what, f"in {domain} and not outside the interval", f"{array[index]!s} in {at}")
+
+
+def first_bad(bad: Any) -> tuple[int, ...] | None:
+    """Index of the first true item, or None."""
+    position = int(np.argmax(bad)) if bad.size else 0
+    if not bad.size or not bad.flat[position]:
+        return None
+    return tuple(int(i) for i in np.unravel_index(position, bad.shape))

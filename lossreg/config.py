@@ -1,0 +1,422 @@
+"""Registries, config files and `@register`: from a name in a file to an object, with every error as a `ConfigError`."""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import copy
+import functools
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import catalogue
+import confection
+from confection.util import is_promise
+
+from .options import ConfigError, Configurable, Problem, checked, closest
+
+__all__ = ["ALIASES", "Config", "Registry", "register", "registry"]
+
+T = TypeVar("T", bound=type[Configurable])
+
+ALIASES: dict[str, str] = {}
+"""Short names of calculators: `"ce"` -> `"CrossEntropy.v1"`."""
+
+MAX_EXPANSION = 4_000_000
+"""Characters that variables may add to a config: a few lines of nested variables could otherwise fill the memory."""
+
+
+class Registry(catalogue.Registry):
+    """A catalogue registry where built-ins come first and a broken plug-in spoils nothing but itself.
+
+    Plug-ins are entry points of the group `lossreg_<registry>`. A name that is taken cannot be registered again, and
+    an entry point with the name of a registered function is ignored with a warning.
+    """
+
+    def register(self, name: str, *, func: Any = None) -> Any:
+        """Register a function or class under a new name; usable as a decorator."""
+        if func is None:
+            return functools.partial(self._add, name)
+        return self._add(name, func)
+
+    def _add(self, name: str, func: Any) -> Any:
+        if not isinstance(name, str) or not name:
+            raise ConfigError([(self.namespace[-1], f"expected a name, got {name!r}")])
+        known = catalogue.REGISTRY.get((*self.namespace, name))
+        if known is not None and _origin(known) != _origin(func):
+            raise ConfigError([(self.namespace[-1], f"'{name}' is already registered by {_origin(known)}")])
+        super().register(name, func=func)
+        return func
+
+    @functools.cached_property
+    def _plugins(self) -> dict[str, list[Any]]:
+        plugins: dict[str, list[Any]] = {}
+        for entry_point in self._get_entry_points() if self.entry_points else ():
+            plugins.setdefault(entry_point.name, []).append(entry_point)
+        return plugins
+
+    def __contains__(self, name: object) -> bool:
+        return (*self.namespace, name) in catalogue.REGISTRY or name in self._plugins
+
+    def get(self, name: str) -> Any:
+        """What is registered under a name; `ConfigError` with close matches when nothing is."""
+        plugins = self._plugins.get(name, []) if isinstance(name, str) else []
+        built_in = catalogue.REGISTRY.get((*self.namespace, name)) if isinstance(name, str) else None
+        if built_in is not None:
+            if plugins:
+                warnings.warn(f"plug-in {plugins[0].value} is ignored: '{name}' is already registered", stacklevel=2)
+            return built_in
+        if not plugins:
+            known = self.names()
+            hint = closest(name, known) if isinstance(name, str) else ""
+            listing = "" if hint else f" (known: {', '.join(known) or 'none'})"
+            raise ConfigError([(self.namespace[-1], f"nothing is registered as {name!r}{hint}{listing}")])
+        if len({entry_point.value for entry_point in plugins}) > 1:
+            origins = " and ".join(entry_point.value for entry_point in plugins)
+            raise ConfigError([(self.namespace[-1], f"'{name}' is provided by more than one plug-in: {origins}")])
+        try:
+            return plugins[0].load()
+        except Exception as error:
+            message = f"plug-in {plugins[0].value} for '{name}' cannot be loaded: {_one_line(error)}"
+            raise ConfigError([(self.namespace[-1], message)]) from error
+
+    def names(self) -> list[str]:
+        """All names, sorted; plug-ins are listed without being loaded."""
+        depth = len(self.namespace)
+        own = {keys[-1] for keys in list(catalogue.REGISTRY) if keys[:-1] == tuple(self.namespace) and len(keys) > depth}
+        return sorted(own | set(self._plugins))
+
+    def get_all(self) -> dict[str, Any]:
+        """Everything that can be loaded, by name; a plug-in that cannot is left out with a warning."""
+        found = {}
+        for name in self.names():
+            try:
+                found[name] = self.get(name)
+            except ConfigError as error:
+                warnings.warn(str(error), stacklevel=2)
+        return found
+
+
+def _origin(func: Any) -> str:
+    return f"{getattr(func, '__module__', '?')}.{getattr(func, '__qualname__', repr(func))}"
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+class registry(confection.registry):  # noqa: N801  (a class used as a namespace, as in Thinc and spaCy)
+    """lossreg's registries: `registry.losses("MyLoss.v1")` registers, `registry.resolve(config)` makes objects.
+
+    In a config a block names its function with one key, `@losses = "Huber.v1"`; its other keys are the options.
+    Plug-ins register through entry points of the groups `lossreg_losses`, `lossreg_ops` and so on.
+    """
+
+    losses = Registry(("lossreg", "losses"), entry_points=True)
+    ops = Registry(("lossreg", "ops"), entry_points=True)
+    schedules = Registry(("lossreg", "schedules"), entry_points=True)
+    metrics = Registry(("lossreg", "metrics"), entry_points=True)
+
+    @classmethod
+    def create(cls, registry_name: str, entry_points: bool = False) -> Registry:
+        """Add a registry, for example for models: `registry.create("layers")`."""
+        if hasattr(cls, registry_name):
+            raise ConfigError([(registry_name, "there is a registry of this name already")])
+        created = Registry(("lossreg", registry_name), entry_points=entry_points)
+        setattr(cls, registry_name, created)
+        return created
+
+    @classmethod
+    def get(cls, registry_name: str, func_name: str) -> Any:
+        """The class or function registered under a name; `ConfigError` with close matches when there is none."""
+        found = getattr(cls, registry_name, None) if isinstance(registry_name, str) else None
+        if not isinstance(found, Registry):
+            names = [name for name in dir(cls) if isinstance(getattr(cls, name), Registry)]
+            message = f"there is no registry {registry_name!r}{closest(str(registry_name), names)}"
+            raise ConfigError([("", f"{message} (known: {', '.join(names)})")])
+        return found.get(func_name)
+
+    @classmethod
+    def resolve(  # type: ignore[override]
+        cls,
+        config: Mapping[str, Any],
+        *,
+        schema: Any = None,
+        overrides: Mapping[str, Any] = {},
+        validate: bool = True,
+    ) -> dict[str, Any]:
+        """Make every object that a config describes, innermost blocks first.
+
+        Nothing is made unless the whole config is sound: unknown names and wrong options of all blocks are raised
+        together, as one `ConfigError` with dotted paths. The config itself is not changed.
+        """
+        with _as_config_error():
+            prepared = cls._prepare(config, overrides)
+            problems: list[Problem] = []
+            resolved = cls._build(prepared, "", problems)
+            _raise(problems)
+            if schema is not None:
+                resolved = confection.Config(resolved)
+                resolved.fill_defaults(schema)
+                if validate:
+                    resolved.validate(schema)
+            return dict(resolved)
+
+    @classmethod
+    def fill(  # type: ignore[override]
+        cls,
+        config: Mapping[str, Any],
+        *,
+        schema: Any = None,
+        overrides: Mapping[str, Any] = {},
+        interpolate: bool = False,
+        validate: bool = True,
+    ) -> Config:
+        """A copy of a config with the defaults of every block written out. Variables stay unless `interpolate`."""
+        with _as_config_error():
+            prepared = cls._prepare(config, overrides)
+            keep_variables = not (overrides or interpolate or getattr(config, "is_interpolated", True))
+            source = config if keep_variables else prepared
+            return Config(super().fill(source, schema=schema, interpolate=interpolate, validate=False))  # type: ignore[arg-type]
+
+    @classmethod
+    def _prepare(cls, config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
+        """An interpolated deep copy with overrides set, once every block has been checked."""
+        if not isinstance(config, Mapping):
+            raise ConfigError([("", f"expected a Config or a dict of sections, got {type(config).__name__}")])
+        if is_promise(config):
+            raise ConfigError([("", "the top level must be sections, not one block with an '@' key")])
+        prepared = Config(dict(config), is_interpolated=getattr(config, "is_interpolated", True))
+        prepared = prepared.copy() if prepared.is_interpolated else prepared.interpolate()
+        problems: list[Problem] = []
+        for path, value in overrides.items():
+            *parents, last = path.split(".")
+            node: Any = prepared
+            for parent in parents:
+                node = node.get(parent) if isinstance(node, dict) else None
+            if not parents or not isinstance(node, dict):
+                problems.append((path, f"cannot be overridden: the config has no section [{'.'.join(parents)}]"))
+            else:
+                node[last] = copy.deepcopy(value)
+        cls._check(prepared, "", problems)
+        _raise(problems)
+        return prepared
+
+    @classmethod
+    def _check(cls, node: Mapping[str, Any], path: str, problems: list[Problem]) -> None:
+        """Collect the problems of every block: names first, then options, then what lies between options."""
+        nested = {key for key, value in node.items() if isinstance(value, Mapping) and _holds_block(value)}
+        for key in nested:
+            cls._check(node[key], _join(path, key), problems)
+        for key, value in node.items():
+            if isinstance(value, (list, tuple)) and any(is_promise(item) for item in value):
+                message = "blocks inside a list are not resolved: give each its own section, such as [loss.*.first]"
+                problems.append((_join(path, key), message))
+        if not is_promise(node):
+            return
+        target = cls._target(node, path, problems)
+        if target is None:
+            return
+        options = _options(node)
+        found = checked(target, options, skip=nested)[1]
+        if not found and not nested and isinstance(target, type) and issubclass(target, Configurable):
+            try:
+                target(**options)
+            except ConfigError as error:
+                found = error.problems
+        problems += [(_join(path, option), message) for option, message in found]
+
+    @classmethod
+    def _target(cls, node: Mapping[str, Any], path: str, problems: list[Problem]) -> Any:
+        keys = [key for key in node if isinstance(key, str) and key.startswith("@")]
+        if len(keys) != 1:
+            problems.append((path, f"a block can name one function, got {', '.join(keys)}"))
+            return None
+        try:
+            return cls.get(keys[0][1:], node[keys[0]])
+        except ConfigError as error:
+            problems += [(_join(path, keys[0]), message) for _, message in error.problems]
+            return None
+
+    @classmethod
+    def _build(cls, node: Mapping[str, Any], path: str, problems: list[Problem]) -> Any:
+        """Make the objects of a checked tree, children before parents; a block whose child failed is not made."""
+        before = len(problems)
+        built = {
+            key: cls._build(value, _join(path, key), problems) if isinstance(value, Mapping) else value
+            for key, value in node.items()
+        }
+        if not is_promise(node) or len(problems) > before:
+            return built
+        target = cls._target(node, path, problems)
+        options, found = checked(target, _options(built))
+        arguments = options.pop("*", ())
+        if not found:
+            try:
+                return target(*(arguments.values() if isinstance(arguments, Mapping) else arguments), **options)
+            except ConfigError as error:
+                found = error.problems
+            except Exception as error:  # whatever a plug-in raises belongs to this block
+                raise ConfigError([(path, f"{_origin(target)} failed: {_one_line(error)}")]) from error
+        problems += [(_join(path, option), message) for option, message in found]
+        return None
+
+
+def register(*names: str, alias: str | None = None) -> Callable[[T], T]:
+    """Class decorator that enters a calculator into `registry.losses` under one or more names with a version.
+
+    The last name is the one that `to_config` writes. `alias` is a short name for `lossreg.loss` and
+    `lossreg.functional`.
+    """
+
+    def decorate(cls: T) -> T:
+        for name in names:
+            registry.losses.register(name, func=cls)
+        cls.names_in_registry = tuple(f"losses:{name}" for name in names)
+        if alias is not None:
+            ALIASES[alias] = names[-1]
+        return cls
+
+    return decorate
+
+
+class Config(confection.Config):
+    """A config file: sections of options in JSON, variables `${section.option}`, overrides `{"loss.delta": 2.0}`.
+
+    Like confection's Config, with these differences: bad text of any kind raises `ConfigError`, a failed read leaves
+    the object as it was, and what confection reads wrongly (sections that contain themselves, variables that multiply
+    without bound, lists of variables that it joins) is refused.
+    """
+
+    def from_str(  # type: ignore[override]
+        self, text: str, *, interpolate: bool = True, overrides: Mapping[str, Any] = {}, schema: Any = None
+    ) -> Config:
+        """Read a config from text."""
+        with _as_config_error():
+            if interpolate and not overrides:
+                _raise(_variable_problems(text))
+            fresh = type(self)()
+            parsed = super(Config, fresh).from_str(
+                text, interpolate=interpolate, overrides=dict(overrides), schema=schema
+            )
+        self.clear()
+        self.update(parsed)
+        self.is_interpolated = interpolate
+        return self
+
+    def from_bytes(  # type: ignore[override]
+        self, bytes_data: bytes, *, interpolate: bool = True, overrides: Mapping[str, Any] = {}
+    ) -> Config:
+        """Read a config from UTF-8 bytes."""
+        with _as_config_error():
+            text = bytes_data.decode("utf-8-sig")
+        return self.from_str(text, interpolate=interpolate, overrides=overrides)
+
+    def from_disk(  # type: ignore[override]
+        self, path: str | Path, *, interpolate: bool = True, overrides: Mapping[str, Any] = {}
+    ) -> Config:
+        """Read a config file."""
+        return self.from_bytes(Path(path).read_bytes(), interpolate=interpolate, overrides=overrides)
+
+    def to_str(self, *, interpolate: bool = True) -> str:
+        """Write the config as text that reads back as the same config."""
+        with _as_config_error():
+            # confection reads two "$$" in one list wrongly; as a JSON escape a dollar sign is safe everywhere.
+            return super().to_str(interpolate=interpolate).replace("$$", "\\u0024")
+
+
+@contextlib.contextmanager
+def _as_config_error() -> Iterator[None]:
+    """Whatever goes wrong while a config is read is a problem of the config: confection, configparser, catalogue and
+    pydantic raise a dozen types, among them KeyError and RecursionError."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except confection.ConfigValidationError as error:
+        listed = [(".".join(map(str, e.get("loc", ()))), str(e.get("msg"))) for e in error.errors or ()]
+        raise ConfigError(listed or [("", " ".join((error.desc or error.text).split()))]) from None
+    except RecursionError as error:
+        raise ConfigError([("", "the config is nested too deeply or contains itself")]) from error
+    except Exception as error:
+        raise ConfigError([("", _one_line(error))]) from error
+
+
+def _raise(problems: list[Problem]) -> None:
+    if problems:
+        raise ConfigError(problems)
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path and key else path or str(key)
+
+
+def _holds_block(node: Mapping[str, Any]) -> bool:
+    return is_promise(node) or any(_holds_block(value) for value in node.values() if isinstance(value, Mapping))
+
+
+def _options(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if not key.startswith("@")}
+
+
+_REFERENCE = re.compile(r"\$\$|\$\{([^}]+)\}")
+
+
+def _variable_problems(text: str) -> list[Problem]:
+    """What confection's variables would do wrong, found before it runs: cycles, explosions, joined strings."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(text)
+    sections = {name: dict(parser.items(name)) for name in parser.sections()}
+    sizes: dict[tuple[str, ...], int] = {}
+    problems: list[Problem] = []
+
+    def target(section: str, value: str, reference: str) -> tuple[str, ...]:
+        parent, _, last = reference.replace(":", ".").rpartition(".")
+        if not parent:  # a bare name is an option of this section, or else a section
+            here = sections[section].get(last)
+            return (section, last) if here is not None and here.strip() != value.strip() else (last,)
+        return (parent, last) if last in sections.get(parent, {}) else (f"{parent}.{last}",)
+
+    def size(place: tuple[str, ...]) -> int:
+        """Characters a place expands to. `sizes[place]` is -1 while the place is being measured."""
+        if place in sizes:
+            if sizes[place] < 0:
+                raise ConfigError([(".".join(place), "contains itself through its variables")])
+            return sizes[place]
+        sizes[place] = -1
+        if len(place) == 1:
+            inside = [name for name in sections if name == place[0] or name.startswith(f"{place[0]}.")]
+            total = sum(size((name, option)) for name in inside for option in sections[name])
+        else:
+            value = sections[place[0]][place[1]]
+            references = [name for name in _REFERENCE.findall(value) if name]
+            total = len(value) + sum(size(target(place[0], value, name)) for name in references)
+        if total > len(text) + MAX_EXPANSION:
+            raise ConfigError([(".".join(place), f"its variables expand to more than {MAX_EXPANSION:,} characters")])
+        sizes[place] = total
+        return total
+
+    for section, options in sections.items():
+        for option, value in options.items():
+            size((section, option))
+            if any(_is_json_string(piece) for piece in _REFERENCE.sub("\0", value).split("\0")[1:-1]):
+                message = (
+                    "variables and $$ cannot be items of a list of strings (confection joins them): refer to a whole "
+                    "list, names = ${labels.names}, and write a dollar sign as \\u0024"
+                )
+                problems.append((f"{section}.{option}", message))
+    if sum(expanded for place, expanded in sizes.items() if len(place) == 2) > len(text) + MAX_EXPANSION:
+        problems.append(("", f"variables expand to more than {MAX_EXPANSION:,} characters"))
+    return problems
+
+
+def _is_json_string(piece: str) -> bool:
+    try:
+        return isinstance(json.loads(piece), str)
+    except ValueError:
+        return False

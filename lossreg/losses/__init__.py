@@ -1,0 +1,28 @@
+"""All calculators, one module a family; importing this package registers them."""
+
+from .binary import BinaryCrossEntropyWithLogits
+from .categorical import CrossEntropy
+from .embedding import InfoNCE
+from .regression import Huber, MeanSquaredError
+from .thinc import (
+    CategoricalCrossentropy,
+    CategoricalCrossentropy_v4,
+    CosineDistance,
+    L2Distance,
+    SequenceCategoricalCrossentropy,
+    SequenceCategoricalCrossentropy_v4,
+)
+
+__all__ = [
+    "BinaryCrossEntropyWithLogits",
+    "CategoricalCrossentropy",
+    "CategoricalCrossentropy_v4",
+    "CosineDistance",
+    "CrossEntropy",
+    "Huber",
+    "InfoNCE",
+    "L2Distance",
+    "MeanSquaredError",
+    "SequenceCategoricalCrossentropy",
+    "SequenceCategoricalCrossentropy_v4",
+]

@@ -1,0 +1,114 @@
+"""Losses over exclusive classes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+
+from ..arrays import Batch
+from ..base import RowLoss, Truths
+from ..checks import fail
+from ..config import register
+from ..ops import Array
+from ..ops.base import compute_dtype
+from ..options import Configurable, Problem
+from ..truths import Labels, Targets, label_problems
+
+__all__ = ["ClassWeight", "CrossEntropy", "LabelOptions"]
+
+ClassWeight = Sequence[Annotated[float, Ge(0)]] | None
+"""One factor for each class."""
+
+
+class LabelOptions(Configurable):
+    """What labels may look like.
+
+    names: class names in the order of the columns; truths may then be names as well as ids.
+    missing_value: a label (name or id) that means "not known"; None always does. Such rows give loss 0, gradient 0.
+    neg_prefix: with "!", the label "!dog" says that any class but dog is right.
+    """
+
+    names: Sequence[str] | None = None
+    missing_value: str | int | None = None
+    neg_prefix: str | None = None
+
+    def check_options(self) -> Iterable[Problem]:
+        """Duplicate names, and names that read as negations."""
+        yield from label_problems(self.names, self.neg_prefix)
+
+
+@register("CrossEntropy.v1", alias="ce")
+class CrossEntropy(RowLoss, LabelOptions):
+    """Cross-entropy of a softmax, computed from its logits.
+
+        label y:          value = (1-e) w_y nll_y + e/C sum_c w_c nll_c,   nll_c = log(sum_j exp x_j) - x_c
+                          slope_c = (1-e) w_y (p_c - [c = y]) + e/C (sum_j w_j) p_c - e/C w_c
+        candidate set S:  nll_S = -log(sum of p over S) in place of nll_y, the mean of w over S in place of w_y,
+                          p restricted to S and normalised in place of [c = y]
+        probabilities t:  value = sum_c w_c (t_c (1-e) + e/C) nll_c
+
+    with p = softmax(x), e = label_smoothing and w = class_weight (or 1). For labels and sets a mean divides by the sum
+    of w_y over the kept items, for probabilities by their number. The loss of a confident row is computed as
+    log1p(sum of the others), without cancellation. Logits of -inf are classes that cannot be: with truth 0 they add 0.
+    Shapes: guesses, grad (N, C), (C,) or (N, C, d1, ...); truths (N,), () or (N, d1, ...) ids or names, lists of
+    names, ids, None, sets of them and negated names; or probabilities of the guesses' shape, in [0, 1].
+    Gradient with respect to: guesses (logits).
+    Errors: ValueError for ids outside [0, C) other than ignore_index and missing_value, unknown names, empty sets.
+    Source: same numbers as torch.nn.CrossEntropyLoss; sets as in Jin and Ghahramani (2002), "Learning with multiple
+    labels".
+
+    class_weight: w.   ignore_index: an id that means "not known".   label_smoothing: e, the share of the truth that is
+    spread evenly over all classes.
+    """
+
+    class_weight: ClassWeight = None
+    ignore_index: int = -100
+    label_smoothing: Annotated[float, Ge(0), Le(1)] = 0.0
+
+    @functools.cached_property
+    def labels(self) -> Labels:
+        """The reader of truths."""
+        name = type(self).__name__
+        return Labels(name, self.names, self.missing_value, self.neg_prefix, self.ignore_index)
+
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+        """Targets, with smoothing and class weights applied to rows of probabilities."""
+        targets = self.labels.read(batch, truths, check)
+        weight = class_weights(batch, self.class_weight)
+        if targets.rows is None:
+            return Truths(targets, targets.present, None if weight is None else targets.mean_weight(weight))
+        classes = batch.arrays[0].shape[1]
+        rows = targets.rows
+        if self.label_smoothing:
+            rows = rows * (1.0 - self.label_smoothing) + self.label_smoothing / classes
+        if weight is not None:
+            rows = rows * weight.astype(rows.dtype)
+        return Truths(Targets(batch.ops, rows=rows, present=targets.present), targets.present)
+
+    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
+        """The kernel of the backend, with smoothing as one coefficient for each class."""
+        x, e = batch.arrays[0], self.label_smoothing
+        smoothing = None
+        target_weight = truths.counted
+        if e and truths.targets.rows is None:
+            weight = class_weights(batch, self.class_weight)
+            even = batch.ops.xp.ones(x.shape[1]) if weight is None else weight
+            smoothing = even * (e / x.shape[1])
+            dtype = compute_dtype(x.dtype)
+            target_weight = batch.ops.xp.full(x.shape[0], 1 - e, dtype) if weight is None else target_weight * (1 - e)
+        return batch.ops.softmax_cross_entropy(
+            x, truths.targets, target_weight, smoothing, row_weight, out=None if out is None else out[0]
+        )
+
+
+def class_weights(batch: Batch, weight: ClassWeight) -> Array | None:
+    """Class weights as an array of the batch's backend, one for each class."""
+    classes = batch.arrays[0].shape[1]
+    if weight is None:
+        return None
+    if len(weight) != classes:
+        raise fail(batch.name, "class_weight", f"one for each class of guesses, {classes}", f"{len(weight)} values")
+    return batch.ops.asarray(weight, dtype="float64")

@@ -1,0 +1,359 @@
+"""Thinc's four calculators with Thinc's numbers, and their true twins of version 4."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from annotated_types import Ge, Lt
+
+from ..arrays import Batch, real_array
+from ..base import Loss, RowLoss, Truths
+from ..checks import Interval, check_domain, check_shape, describe, fail
+from ..config import register
+from ..ops import Array, get_ops
+from ..ops.base import compute_dtype, is_half
+from ..options import Problem
+from ..reduction import Reduction
+from ..truths import Labels, Targets, label_problems
+from .categorical import ClassWeight, LabelOptions, class_weights
+
+__all__ = [
+    "CategoricalCrossentropy", "CategoricalCrossentropy_v4", "CosineDistance", "L2Distance",
+    "SequenceCategoricalCrossentropy", "SequenceCategoricalCrossentropy_v4",
+]  # fmt: skip
+
+UNIT = Interval(0.0, 1.0)
+ANY_NUMBER = Interval(-np.inf, np.inf)
+Smoothing = Annotated[float, Ge(0), Lt(1)]
+
+
+@register("CategoricalCrossentropy.v1", "CategoricalCrossentropy.v2", "CategoricalCrossentropy.v3")
+class CategoricalCrossentropy(Loss):
+    """Thinc's calculator: the gradient is p - t, the loss the sum of its squares. Use version 4 for a true loss.
+
+        grad = (p - t) * mask / N         (not divided by N without normalize)
+        loss = sum(grad**2)
+
+    The gradient is that of cross-entropy with respect to the *logits* under a softmax whose layer passes the gradient
+    through, as Thinc's `Softmax` does; the loss reported is not cross-entropy, and the gradient is not its slope.
+    t is 1 on the label and 0 elsewhere; with label_smoothing e it is 1-e and e/(C-1); for "!dog" it is 0 on dog, and
+    the other columns of the row are masked. A missing label masks its row.
+    Shapes: guesses, grad (N, C), probabilities in [0, 1]; truths (N,) ids or names, or (N, C) numbers in [0, 1].
+    Gradient with respect to: the logits under the guesses (see above).
+    Errors: ValueError for NaN or numbers outside [0, 1], undeclared ids, unknown names, shapes that do not match.
+    Source: numbers of thinc 8.3, thinc/loss.py.
+
+    normalize: divide by the number of rows.   names, missing_value, neg_prefix: what labels look like (see `truths`).
+    label_smoothing: e, for labels only; less than (C-1)/C.
+    """
+
+    normalize: bool = True
+    names: Sequence[str] | None = None
+    missing_value: str | int | None = None
+    neg_prefix: str | None = None
+    label_smoothing: Smoothing = 0.0
+
+    def check_options(self) -> Iterable[Problem]:
+        """Duplicate names, and names that read as negations."""
+        yield from label_problems(self.names, self.neg_prefix)
+
+    @functools.cached_property
+    def labels(self) -> Labels:
+        """The reader of truths."""
+        return Labels(type(self).__name__, self.names, self.missing_value, self.neg_prefix, sets=False)
+
+    def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
+        """(gradient, sum of its squares)."""
+        batch = self._read(guesses)
+        grad = self._difference(batch, self._targets(batch, truths))
+        loss = batch.ops.scalar(batch.ops.xp.sum(grad * grad, dtype=np.float64))
+        return batch.restore([grad.astype(batch.arrays[0].dtype, copy=False)]), loss
+
+    def _read(self, guesses: Any) -> Batch:
+        """Probabilities (N, C)."""
+        if isinstance(guesses, (list, tuple)):
+            raise fail(type(self).__name__, "guesses", "to be an array (N, C)", describe(guesses))
+        batch = Batch.read(type(self).__name__, guesses, ("guesses",), "classes")
+        if len(batch.shape) != 2:
+            raise fail(batch.name, "guesses", "of shape (N, C)", f"shape {batch.shape}")
+        return batch
+
+    def _targets(self, batch: Batch, truths: Any) -> Targets:
+        check_device = batch.ops.on_device
+        targets = self.labels.read(batch, truths, not check_device)
+        check_smoothing(batch, self.label_smoothing, targets)
+        if not check_device:
+            check_domain(batch.name, "guesses", batch.arrays[0], UNIT, None, batch.place)
+        return targets
+
+    def _difference(self, batch: Batch, targets: Targets) -> Array:
+        """(p - t) * mask, divided; at least in float32, as precise as guesses and truths are."""
+        xp, e, p = batch.ops.xp, self.label_smoothing, batch.arrays[0]
+        n, classes = p.shape
+        p = p.astype(compute_dtype(p.dtype), copy=False)
+        if targets.rows is not None:
+            difference = p - targets.rows
+        else:
+            # Thinc keeps targets in float32, also beside float64 guesses
+            on, off = np.float32(1.0 - e), np.float32(e / (classes - 1) if e else 0.0)
+            at = xp.arange(n), targets.ids
+            difference = p - off if e else p.copy()
+            difference[at] = p[at] - on
+            if targets.negated is not None:
+                difference = xp.where(targets.negated[:, None], p.dtype.type(0), difference)
+                difference[at] = xp.where(targets.negated, p[at], difference[at])
+        if targets.present is not None:
+            difference = xp.where(targets.present[:, None], difference, p.dtype.type(0))
+        return difference / max(len(batch), 1) if self.normalize else difference
+
+
+@register("SequenceCategoricalCrossentropy.v1", "SequenceCategoricalCrossentropy.v2", "SequenceCategoricalCrossentropy.v3")
+class SequenceCategoricalCrossentropy(CategoricalCrossentropy):
+    """`CategoricalCrossentropy` over a list of sequences, in one flat pass; normalize divides by the number of sequences.
+
+        grad_i = (p_i - t_i) * mask_i / number of sequences
+        loss   = sum over sequences of sum(grad_i**2)
+
+    Shapes: guesses, grad: list of (Ni, C); truths: list of (Ni,) labels or (Ni, C) numbers.
+    Gradient with respect to: the logits under the guesses (see `CategoricalCrossentropy`).
+    Source: numbers of thinc 8.3, thinc/loss.py.
+    """
+
+    def _read(self, guesses: Any) -> Batch:
+        return read_sequences(type(self).__name__, guesses)
+
+    def _targets(self, batch: Batch, truths: Any) -> Targets:
+        return super()._targets(batch, as_list(truths))
+
+
+class _DistanceLoss(Loss):
+    """What L2Distance and CosineDistance share: two arrays of one shape."""
+
+    normalize: bool = True
+
+    def _read(self, guesses: Any, truths: Any) -> tuple[Array, Array, Any]:
+        """Guesses and truths in the dtype to compute in, and the dtype of the gradient."""
+        name = type(self).__name__
+        guesses, truths = real_array(name, "guesses", guesses), real_array(name, "truths", truths)
+        ops = get_ops(guesses)
+        if not ops.owns(truths):
+            raise fail(name, "truths", f"of {ops.name} as the guesses are", describe(truths))
+        if guesses.ndim < 2:
+            raise fail(name, "guesses", "of shape (N, D)", f"shape {guesses.shape}")
+        check_shape(name, "truths", truths, guesses.shape, "guesses")
+        if not ops.on_device:
+            for what, x in (("guesses", guesses), ("truths", truths)):
+                check_domain(name, what, x, ANY_NUMBER, None, "row {}".format)
+        dtypes = [np.float64 if x.dtype.kind in "iub" else compute_dtype(x.dtype) for x in (guesses, truths)]
+        kept = guesses.dtype if guesses.dtype.kind == "f" or is_half(guesses.dtype) else np.dtype(np.float64)
+        both = np.promote_types(*dtypes)
+        return guesses.astype(both, copy=False), truths.astype(both, copy=False), kept
+
+
+@register("L2Distance.v1")
+class L2Distance(_DistanceLoss):
+    """Thinc's calculator: the gradient is the difference, the loss the sum of its squares.
+
+        grad = (x - t) / N                (not divided by N without normalize)
+        loss = sum(grad**2)
+
+    The gradient is half the slope of sum((x - t)**2), divided by N once where the loss is divided twice; for a loss
+    with its own gradient use MeanSquaredError.
+    Shapes: guesses, truths, grad (N, D).   Gradient with respect to: guesses, up to the factor above.
+    Source: numbers of thinc 8.3, thinc/loss.py.
+    """
+
+    def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
+        """(gradient, sum of its squares)."""
+        x, t, dtype = self._read(guesses, truths)
+        ops = get_ops(x)
+        difference = x - t
+        if self.normalize:
+            difference = difference / max(len(x), 1)
+        return difference.astype(dtype, copy=False), ops.scalar(ops.xp.sum(difference * difference, dtype=np.float64))
+
+
+@register("CosineDistance.v1")
+class CosineDistance(_DistanceLoss):
+    """Thinc's calculator: 1 - cos of guess and truth, where each component of both gets 1e-8 added.
+
+        y = x + 1e-8,  u = t + 1e-8,  cos = y.u / (|y| |u|)
+        loss = sum(|cos - 1|) / N
+        grad = -(u / (|y| |u|) - cos y / |y|**2) / N          (neither divided by N without normalize)
+
+    cos <= 1, so the gradient is the slope of the loss.
+    Shapes: guesses, truths, grad (N, D).   Gradient with respect to: guesses.
+    Source: numbers of thinc 8.3, thinc/loss.py.
+
+    ignore_zeros: rows whose truth is all zeros give loss 0 and gradient 0.
+    """
+
+    ignore_zeros: bool = False
+
+    def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
+        """(gradient, loss)."""
+        x, t, dtype = self._read(guesses, truths)
+        y, u, y_norm, norms, cosine = self._cosine(x, t)
+        grad = -((u / norms) - (cosine * (y / y_norm**2)))
+        return self._kept(grad, t).astype(dtype, copy=False), self._loss(cosine, t)
+
+    def get_loss(self, guesses: Any, truths: Any) -> Any:
+        """The loss alone."""
+        x, t, _ = self._read(guesses, truths)
+        return self._loss(self._cosine(x, t)[-1], t)
+
+    def get_similarity(self, guesses: Any, truths: Any) -> Array:
+        """The cosines, (N, 1)."""
+        x, t, _ = self._read(guesses, truths)
+        return self._cosine(x, t)[-1]
+
+    def _cosine(self, x: Array, t: Array) -> tuple[Array, ...]:
+        xp = get_ops(x).xp
+        y, u = x + 1e-8, t + 1e-8
+        y_norm, u_norm = (xp.linalg.norm(v, axis=1, keepdims=True) for v in (y, u))
+        norms = y_norm * u_norm
+        return y, u, y_norm, norms, (y * u).sum(axis=1, keepdims=True) / norms
+
+    def _loss(self, cosine: Array, t: Array) -> Any:
+        ops = get_ops(cosine)
+        return ops.scalar(ops.xp.sum(self._kept(abs(cosine - 1), t), dtype=np.float64))
+
+    def _kept(self, array: Array, t: Array) -> Array:
+        """Rows without a truth set to zero, and all divided by N."""
+        if self.ignore_zeros:
+            xp = get_ops(t).xp
+            array = xp.where((abs(t).sum(axis=1) == 0)[:, None], array.dtype.type(0), array)
+        return array / max(len(t), 1) if self.normalize else array
+
+
+@register("CategoricalCrossentropy.v4")
+class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the version is part of the name)
+    """Cross-entropy of probabilities: the loss that is reported is the one whose gradient is returned.
+
+        value = -log P_S,   P_S = sum of p over the candidate set S of the truth
+        wrt = "logits":  slope_c = p_c - p_c [c in S] / P_S
+        wrt = "probs":   slope_c = -[c in S] / P_S
+
+    S is {y} for a label y, all but dog for "!dog", the members of a set of labels. Rows of probabilities t:
+    value = -sum_c t_c log p_c, with slope (sum t) p - t or -t / p.
+    "logits" is for heads whose backward pass hands the gradient through, such as Thinc's `Softmax` layer; it needs
+    rows that sum to 1. "probs" is the true derivative, for heads that do their own chain rule, such as Thinc's
+    `softmax_activation` and `Logistic`.
+    label_smoothing e follows Thinc: 1-e on the label and e/(C-1) on every other class, that is
+    value = (1-f) (-log P_S) - f/C sum_c log p_c with f = e C / (C-1). class_weight w as in `CrossEntropy`: the label's part
+    counts w_y, the smoothing part w_c, and a mean divides by the sum of w_y.
+    A probability below the smallest normal number of its dtype counts as that number, so that a softmax that underflowed
+    to 0 gives a large finite loss; with wrt "logits" its slope is exact.
+    Shapes: guesses, grad (N, C) in [0, 1]; truths (N,) labels and sets, or (N, C) numbers in [0, 1].
+    Gradient with respect to: `wrt`.
+    Errors: as CrossEntropy; ValueError for guesses outside [0, 1] or, with wrt "logits", rows that do not sum to 1.
+    Source: the cross-entropy that Thinc's calculator of this name is named after.
+    """
+
+    label_smoothing: Smoothing = 0.0
+    class_weight: ClassWeight = None
+    wrt: Literal["logits", "probs"] = "logits"
+
+    @functools.cached_property
+    def labels(self) -> Labels:
+        """The reader of truths."""
+        return Labels(type(self).__name__, self.names, self.missing_value, self.neg_prefix)
+
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+        """Targets, with class weights applied to rows of probabilities."""
+        targets = self.labels.read(batch, truths, check)
+        check_smoothing(batch, self.label_smoothing, targets)
+        weight = class_weights(batch, self.class_weight)
+        if targets.rows is None:
+            return Truths(targets, targets.present, None if weight is None else targets.mean_weight(weight))
+        rows = targets.rows if weight is None else targets.rows * weight.astype(targets.rows.dtype)
+        return Truths(Targets(batch.ops, rows=rows, present=targets.present), targets.present)
+
+    def check_guesses(self, batch: Batch, items: Array | None) -> None:
+        """Kept rows lie in [0, 1], and sum to 1 where the gradient takes that for granted."""
+        kept = None if items is None else batch.ops.xp.broadcast_to(items, batch.values_shape).reshape(-1) != 0
+        p = batch.arrays[0]
+        check_domain(batch.name, "guesses", p, UNIT, None if kept is None else kept[:, None], batch.place)
+        if self.wrt == "logits":
+            sums = p.sum(axis=1, dtype=np.float64)
+            what = 'rows of guesses with sums (for wrt="logits"; independent outputs need wrt="probs")'
+            check_domain(batch.name, what, sums, Interval(0.99, 1.01), kept, batch.place)
+
+    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
+        """The kernel of the backend, with smoothing as one coefficient for each class."""
+        classes = batch.arrays[0].shape[1]
+        target_weight, smoothing = truths.counted, None
+        if self.label_smoothing:
+            share = self.label_smoothing * classes / (classes - 1)
+            weight = class_weights(batch, self.class_weight)
+            smoothing = (batch.ops.xp.ones(classes) if weight is None else weight) * (share / classes)
+            even = batch.ops.xp.ones(batch.arrays[0].shape[0]) if target_weight is None else target_weight
+            target_weight = even * (1 - share)
+        return batch.ops.probability_cross_entropy(
+            batch.arrays[0],
+            truths.targets,
+            target_weight,
+            smoothing,
+            row_weight,
+            wrt_logits=self.wrt == "logits",
+            out=None if out is None else out[0],
+        )
+
+
+@register("SequenceCategoricalCrossentropy.v4")
+class SequenceCategoricalCrossentropy_v4(CategoricalCrossentropy_v4):  # noqa: N801
+    """`CategoricalCrossentropy_v4` over a list of sequences, in one flat pass.
+
+        value, slope of each token: as CategoricalCrossentropy_v4; a mean divides by the tokens that count
+
+    Shapes: guesses, grad: list of (Ni, C); truths: list of (Ni,) labels or (Ni, C) numbers; mask, sample_weight: lists.
+    Gradient with respect to: `wrt`.
+    Source: as CategoricalCrossentropy_v4.
+
+    normalize_by_sequence: a mean divides by the number of sequences, as Thinc's calculators of this name do.
+    """
+
+    normalize_by_sequence: bool = False
+
+    def read_guesses(self, guesses: Any) -> Batch:
+        """A list of sequences."""
+        return read_sequences(type(self).__name__, guesses)
+
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+        """A list of truths."""
+        return super().read_truths(batch, as_list(truths), check)
+
+    def divided_by(self) -> Reduction:
+        """Sequences instead of tokens."""
+        return "batch_mean" if self.normalize_by_sequence and self.reduction == "mean" else self.reduction
+
+
+def as_list(value: Any) -> Any:
+    """Tuples and arrays of sequences as lists, which is what a batch of sequences is."""
+    return list(value) if isinstance(value, tuple) or getattr(value, "ndim", 0) else value
+
+
+def read_sequences(name: str, guesses: Any) -> Batch:
+    """A list of matrices (Ni, C)."""
+    guesses = as_list(guesses)
+    if not isinstance(guesses, list):
+        raise fail(name, "guesses", "to be a list of arrays (Ni, C)", describe(guesses))
+    for i, part in enumerate(guesses):
+        if getattr(part, "ndim", 2) != 2:
+            raise fail(name, f"guesses of sequence {i}", "of shape (Ni, C)", f"shape {part.shape}")
+    return Batch.read(name, guesses, ("guesses",), "classes")
+
+
+def check_smoothing(batch: Batch, smoothing: float, targets: Targets) -> None:
+    """Thinc's smoothing is for labels, more than one class, and less than even."""
+    classes = batch.arrays[0].shape[1]
+    if not smoothing or not batch.arrays[0].shape[0]:
+        return
+    if targets.rows is not None:
+        raise fail(batch.name, "truths", "to be labels, to which alone label_smoothing applies", "rows of numbers")
+    if classes < 2 or smoothing >= (classes - 1) / classes:
+        limit = f"below (C-1)/C = {(classes - 1) / classes:.6g} for {classes} classes"
+        raise fail(batch.name, "label_smoothing", limit, f"{smoothing}")

@@ -1,0 +1,102 @@
+"""Backends: `get_ops(array)` finds the one an array belongs to; nothing but `CupyOps` imports cupy."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from ..config import registry
+from ..options import closest
+from .base import FORMULA_FUNCTIONS, Array, Ops
+from .numpy_ops import NumpyOps
+
+__all__ = [
+    "FORMULA_FUNCTIONS", "Array", "NumpyOps", "Ops", "get_ops", "prefer_gpu", "require_cpu", "require_gpu", "use_ops",
+]  # fmt: skip
+
+_chosen: contextvars.ContextVar[Ops | None] = contextvars.ContextVar("lossreg_ops", default=None)
+
+
+@registry.ops("numpy")
+@functools.cache
+def numpy_ops() -> Ops:
+    """The NumPy backend."""
+    return NumpyOps()
+
+
+@registry.ops("cupy")
+@functools.cache
+def cupy_ops() -> Ops:
+    """The CuPy backend; ImportError with the way to install it when cupy is missing."""
+    try:
+        from .cupy_ops import CupyOps
+
+        return CupyOps()
+    except ImportError as error:
+        raise ImportError(
+            "CuPy is not installed: python -m pip install 'lossreg[cuda12x]' (or cuda13x, by the CUDA version)"
+        ) from error
+
+
+def get_ops(value: Any = None) -> Ops:
+    """The backend of an array or of a name ("numpy", "cupy"); without an argument, the chosen one or NumPy.
+
+    An array decides by its own type: choosing a backend with `use_ops` or `prefer_gpu` never moves data. The choice
+    counts for values that belong to no backend (plain lists) and between two backends for the same arrays.
+    """
+    chosen = _chosen.get()
+    if value is None:
+        return chosen or numpy_ops()
+    if isinstance(value, Ops):
+        return value
+    if isinstance(value, str):
+        if value not in registry.ops:
+            raise ValueError(f"Unknown ops {value!r}{closest(value, registry.ops.names())}: {registry.ops.names()}.")
+        return registry.ops.get(value)()
+    if chosen is not None and chosen.owns(value):
+        return chosen
+    if numpy_ops().owns(value):
+        return numpy_ops()
+    if type(value).__module__.partition(".")[0] == "cupy" and "cupy" in sys.modules:
+        return cupy_ops()
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    raise TypeError(f"No backend for {kind}: expected a NumPy or CuPy array; convert it, for example with np.asarray.")
+
+
+@contextlib.contextmanager
+def use_ops(ops: str | Ops) -> Iterator[Ops]:
+    """Choose a backend for the code in a `with` block (and for it alone, also among threads and async tasks)."""
+    token = _chosen.set(get_ops(ops))
+    try:
+        yield get_ops(ops)
+    finally:
+        _chosen.reset(token)
+
+
+def prefer_gpu() -> bool:
+    """Choose CuPy when it is installed and sees a device. Returns whether it does."""
+    try:
+        ops = cupy_ops()
+        if ops.xp.cuda.runtime.getDeviceCount() < 1:
+            return False
+    except Exception:  # no cupy, no driver, no device: each has its own error type
+        return False
+    _chosen.set(ops)
+    return True
+
+
+def require_gpu() -> bool:
+    """Choose CuPy, or raise ValueError when there is no CuPy or no device."""
+    if not prefer_gpu():
+        raise ValueError("No GPU: CuPy is not installed or sees no CUDA device.")
+    return True
+
+
+def require_cpu() -> bool:
+    """Choose NumPy."""
+    _chosen.set(numpy_ops())
+    return True

@@ -1,0 +1,142 @@
+"""NumpyOps: the generic bodies in blocks that stay in the cache."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .base import Array, Ops
+
+if TYPE_CHECKING:
+    from ..truths import Targets
+
+__all__ = ["NumpyOps"]
+
+BLOCK = 16_384
+"""Items of one block: its temporaries (64 KB each in float32) stay in the L2 cache, and its Python overhead is small."""
+
+
+class NumpyOps(Ops):
+    """NumPy on the CPU. Always there; sums of blocks are added in order, so results do not depend on anything else."""
+
+    name = "numpy"
+
+    def __init__(self) -> None:
+        super().__init__(np)
+
+    def owns(self, value: Any) -> bool:
+        """NumPy arrays and scalars."""
+        return isinstance(value, (np.ndarray, np.generic))
+
+    def elementwise(
+        self,
+        formula: Callable[..., tuple[Array, ...]],
+        guesses: Sequence[Array],
+        others: Sequence[Any],
+        weight: Array | None,
+        scale: Any,
+        *,
+        values: bool,
+        total: bool,
+        out: Sequence[Array | None] | None,
+    ) -> tuple[Array | None, Any]:
+        """As the generic body, block by block."""
+        shape = np.broadcast_shapes(*(x.shape for x in guesses))
+        arrays = [x for x in (*guesses, *others, weight, *(out or ())) if isinstance(x, np.ndarray)]
+        flat = all(x.shape == shape and x.flags.c_contiguous for x in arrays)
+        length = int(np.prod(shape)) if flat or not shape else shape[0]
+        step = BLOCK if flat or not shape else max(1, BLOCK * length // max(1, int(np.prod(shape))))
+
+        def view(x: Any) -> Any:
+            if not isinstance(x, np.ndarray):
+                return x
+            return x.reshape(-1) if flat or not shape else np.broadcast_to(x, shape)
+
+        def part(x: Any, block: slice) -> Any:
+            return x[block] if isinstance(x, np.ndarray) else x
+
+        views, rest, weights = [view(x) for x in guesses], [view(x) for x in others], view(weight)
+        targets = None if out is None else [x if x is None or shape and not flat else x.reshape(-1) for x in out]
+        found: list[np.ndarray] = []
+        total_sum = 0.0
+        with np.errstate(all="ignore"):
+            for start in range(0, length, step):
+                block = slice(start, start + step)
+                block_values, block_total = super().elementwise(
+                    formula,
+                    [part(x, block) for x in views],
+                    [part(x, block) for x in rest],
+                    part(weights, block),
+                    scale,
+                    values=values,
+                    total=total,
+                    out=None if targets is None else [part(x, block) for x in targets],
+                )
+                if values:
+                    found.append(block_values)
+                if total:
+                    total_sum += float(block_total)
+        stacked = np.concatenate(found).reshape(shape) if found else np.zeros(shape) if values else None
+        return stacked, total_sum
+
+    def total(self, values: Array, weight: Array | None) -> Any:
+        """As the generic body; NumPy's warnings about masked NaN are switched off."""
+        with np.errstate(all="ignore"):
+            return super().total(values, weight)
+
+    def weighted(self, values: Array, weight: Array | None) -> Array:
+        """As the generic body; NumPy's warnings about masked NaN are switched off."""
+        with np.errstate(all="ignore"):
+            return super().weighted(values, weight)
+
+    def softmax_cross_entropy(
+        self,
+        logits: Array,
+        targets: Targets,
+        target_weight: Array | None,
+        smoothing: Array | None,
+        row_weight: Array | None,
+        *,
+        out: Array | None,
+    ) -> Array:
+        """As the generic body, some rows at a time."""
+        kernel = super().softmax_cross_entropy
+        return _by_rows(kernel, logits, targets, target_weight, smoothing, row_weight, out)
+
+    def probability_cross_entropy(
+        self,
+        probs: Array,
+        targets: Targets,
+        target_weight: Array | None,
+        smoothing: Array | None,
+        row_weight: Array | None,
+        *,
+        wrt_logits: bool,
+        out: Array | None,
+    ) -> Array:
+        """As the generic body, some rows at a time."""
+        kernel = functools.partial(super().probability_cross_entropy, wrt_logits=wrt_logits)
+        return _by_rows(kernel, probs, targets, target_weight, smoothing, row_weight, out)
+
+
+def _by_rows(
+    kernel: Callable[..., Array],
+    x: Array,
+    targets: Targets,
+    target_weight: Array | None,
+    smoothing: Array | None,
+    row_weight: Array | None,
+    out: Array | None,
+) -> Array:
+    n, classes = x.shape
+    step = max(1, BLOCK // max(1, classes))
+    found = []
+    with np.errstate(all="ignore"):
+        for start in range(0, max(n, 1), step):
+            block = slice(start, start + step)
+            weight, row, target = (None if w is None else w[block] for w in (target_weight, row_weight, out))
+            found.append(kernel(x[block], targets[block], weight, smoothing, row, out=target))
+    return found[0] if len(found) == 1 else np.concatenate(found)

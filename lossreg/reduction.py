@@ -1,0 +1,114 @@
+"""Mask, present truths and weights -> one weight an item, and the divisor. Both are known before the formula runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .arrays import Batch
+from .checks import Interval, check_domain, describe, fail
+from .ops import Array
+
+__all__ = ["NormalizeBy", "Reduction", "Weights", "item_array", "weigh"]
+
+Reduction = Literal["mean", "sum", "none", "batch_mean", "weighted_mean"]
+NormalizeBy = Literal["mask", "values"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What one call weighs: `items` broadcasts to the values (None: all 1), `count` is the divisor (None: a sum)."""
+
+    items: Array | None
+    count: Any
+    scale: Any
+    """1 / count, or 0 when nothing was counted."""
+
+
+def weigh(
+    batch: Batch,
+    reduction: Reduction,
+    normalize_by: NormalizeBy,
+    *,
+    mask: Array | None,
+    present: Array | None,
+    sample_weight: Array | None,
+    counted: Array | None,
+) -> Weights:
+    """Combine what the caller and the truths say about items.
+
+    `mask` and `present` select, `sample_weight` multiplies the loss but not the divisor of a mean, and `counted`
+    (the class weight of each item, which the formula applies itself) belongs to the divisor alone.
+    """
+    kept = _product(batch, (mask, present))
+    items = _product(batch, (kept, sample_weight))
+    size = math.prod(batch.values_shape)
+    count: Any
+    if reduction in ("sum", "none"):
+        count = None
+    elif reduction == "batch_mean":
+        count = float(len(batch))
+    elif reduction == "mean":
+        count = float(size) if normalize_by == "values" else _sum(batch, (kept, counted), size)
+    else:
+        count = _sum(batch, (sample_weight, counted, kept if normalize_by == "mask" else None), size)
+    return Weights(items, count, 1.0 if count is None else batch.ops.inverse(count))
+
+
+def item_array(batch: Batch, what: str, value: Any, *, upper: float, check: bool) -> Array | None:
+    """A mask or weights as an array that broadcasts to the values, or an error.
+
+    Shapes broadcast as in NumPy, with one exception: fewer axes than the values have, where both the first and the
+    last axes would fit, is refused, since weights for rows would silently become weights for columns.
+    """
+    value = batch.join(what, value)
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple, int, float, bool)):
+        try:
+            value = batch.ops.asarray(value)
+        except ValueError:
+            raise fail(batch.name, what, "to be an array", f"{describe(value)} of uneven parts") from None
+    if not batch.ops.owns(value):
+        raise fail(batch.name, what, f"to be an array of {batch.ops.name} as the guesses are", describe(value))
+    value = batch.ops.asarray(value)
+    if value.dtype.kind not in "fiub":
+        raise fail(batch.name, what, "of numbers or bools", describe(value))
+    shape, ours = batch.values_shape, tuple(value.shape)
+    fits = len(ours) <= len(shape) and all(a in (1, b) for a, b in zip(ours[::-1], shape[::-1]))
+    if not fits:
+        raise fail(batch.name, what, f"that broadcasts to the values' shape {shape}", f"shape {ours}")
+    if 0 < len(ours) < len(shape) and value.size > 1 and ours == shape[: len(ours)]:
+        row = (*ours, *(1 for _ in shape[len(ours) :]))
+        raise fail(batch.name, what, f"with {len(shape)} axes, {row} for rows or {(1, *ours)} for columns", f"{ours}")
+    if check and value.dtype.kind != "b":
+        check_domain(batch.name, what, value, Interval(0, upper), None, batch.place)
+        if value.size and value.max() == math.inf:
+            raise fail(batch.name, what, "to be finite", "inf")
+    return value
+
+
+def _product(batch: Batch, factors: Iterable[Array | None]) -> Array | None:
+    """Product of the factors that are there; bools stay bools."""
+    product = None
+    for factor in factors:
+        if factor is None:
+            continue
+        if product is None:
+            product = factor
+        elif product.dtype.kind == factor.dtype.kind == "b":
+            product = product & factor
+        else:
+            product = product * factor
+    return product
+
+
+def _sum(batch: Batch, factors: Iterable[Array | None], size: int) -> Any:
+    """Sum of the factors' product over all values, in float64; a broadcast axis counts as often as it repeats."""
+    product = _product(batch, factors)
+    if product is None:
+        return float(size)
+    total = batch.ops.xp.sum(product, dtype="float64") * (size / product.size if product.size else 0.0)
+    return batch.ops.scalar(total)
