@@ -159,14 +159,15 @@ class ReducedLoss(Loss):
         sample = item_array(batch, "sample_weight", sample_weight, upper=np.inf, check=check)
         if read.weight is not None:
             sample = read.weight if sample is None else sample * read.weight
+        present, counted = (None if x is None else x.reshape(batch.values_shape) for x in (read.present, read.counted))
         weights = weigh(
             batch,
             self.divided_by(),
             self.normalize_by,
             mask=mask_array,
-            present=read.present,
+            present=present,
             sample_weight=sample,
-            counted=read.counted,
+            counted=counted,
         )
         if check:
             self.check_guesses(batch, weights.items)
