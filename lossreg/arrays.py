@@ -113,7 +113,7 @@ class Batch:
             expected = f"to be a list of {len(lengths)} and must be same length (one part a sequence of guesses)"
             raise fail(self.name, what, expected, describe(value))
         for i, (part, length) in enumerate(zip(value, lengths)):
-            if not hasattr(part, "__len__") or isinstance(part, str) or np.ndim(part) == 0 and hasattr(part, "ndim"):
+            if not hasattr(part, "__len__") or isinstance(part, str) or getattr(part, "ndim", 1) == 0:
                 raise fail(self.name, f"{what} of sequence {i}", f"to be a list or array of {length}", describe(part))
             if len(part) != length:
                 expected = f"of length {length} (that of its guesses)"

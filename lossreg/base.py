@@ -289,7 +289,7 @@ class RowLoss(ReducedLoss):
             items = ops.xp.broadcast_to(items, batch.values_shape).reshape(n)
         row_weight = items
         if not (isinstance(weights.scale, float) and weights.scale == 1.0):
-            row_weight = ops.xp.full(n, weights.scale) if items is None else items * weights.scale
+            row_weight = weights.scale * (ops.xp.ones(n) if items is None else items.astype(np.float64))
         found = self.rows(batch, truths, row_weight, out)
         return (
             ops.weighted(found, items) if wanted.values else None,

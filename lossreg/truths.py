@@ -262,7 +262,7 @@ class Labels:
             return Targets(ops, ids=ops.xp.zeros(0, np.int64))
         if all(issubclass(kind, (int, np.integer, np.bool_)) for kind in kinds):
             host = self._read_ids(_host(), np.asarray(self._int64(truths, place)), None, classes, True, place)
-        elif any(issubclass(kind, np.ndarray) or ops.owns(truths[0]) for kind in kinds):
+        elif any(hasattr(kind, "ndim") and not issubclass(kind, np.generic) for kind in kinds):
             try:
                 stacked = ops.xp.stack([ops.asarray(row) for row in truths])
             except ValueError:

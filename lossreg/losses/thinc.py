@@ -287,7 +287,7 @@ class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the ver
         classes = batch.arrays[0].shape[1]
         target_weight, smoothing = truths.counted, None
         if self.label_smoothing:
-            share = self.label_smoothing * classes / (classes - 1)
+            share = self.label_smoothing * classes / max(classes - 1, 1)
             weight = class_weights(batch, self.class_weight)
             smoothing = (batch.ops.xp.ones(classes) if weight is None else weight) * (share / classes)
             even = batch.ops.xp.ones(batch.arrays[0].shape[0]) if target_weight is None else target_weight
@@ -307,7 +307,7 @@ class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the ver
 class SequenceCategoricalCrossentropy_v4(CategoricalCrossentropy_v4):  # noqa: N801
     """`CategoricalCrossentropy_v4` over a list of sequences, in one flat pass.
 
-        value, slope of each token: as CategoricalCrossentropy_v4; a mean divides by the tokens that count
+        value of a token = -log P_S;   loss = sum of the values / number of tokens that are kept
 
     Shapes: guesses, grad: list of (Ni, C); truths: list of (Ni,) labels or (Ni, C) numbers; mask, sample_weight: lists.
     Gradient with respect to: `wrt`.
