@@ -1,4 +1,4 @@
-"""How guesses are arranged: one array, a tuple of model outputs, or a list of sequences. Behind it all is flat arrays."""
+"""How guesses are arranged: one array, a tuple of model outputs, or a list of sequences; flat arrays behind it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ class Batch:
         arrays = [x if x.dtype.kind not in "iub" else x.astype(np.float64) for x in arrays]
         shapes = tuple(tuple(x.shape) for x in arrays)
         if layout != "elements":
-            expected = "(N, C), (C,) or (N, C, ...) with C >= 1" if layout == "classes" else "(N, D) or (D,) with D >= 1"
+            expected = (
+                "(N, C), (C,) or (N, C, ...) with C >= 1" if layout == "classes" else "(N, D) or (D,) with D >= 1"
+            )
             for shape in shapes:
                 if not shape or shape[1 if len(shape) > 1 else 0] < 1 or layout == "vectors" and len(shape) > 2:
                     raise fail(name, "guesses", f"of shape {expected}", f"shape {shape}")
@@ -96,8 +98,8 @@ class Batch:
         """A flat array as a list with one part a sequence, or itself when there are no sequences."""
         if self.lengths is None:
             return array
-        ends = np.cumsum((0, *self.lengths)).tolist()
-        return [array[start:end] for start, end in zip(ends, ends[1:])]
+        ends = np.cumsum(self.lengths, dtype=int).tolist()
+        return [array[end - length : end] for end, length in zip(ends, self.lengths)]
 
     def join(self, what: str, value: Any) -> Any:
         """One value for each item, from the caller's list with one part a sequence (mask, weights, dense truths)."""

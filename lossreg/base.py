@@ -109,9 +109,7 @@ class ReducedLoss(Loss):
         """The values before reduction, times their weights; 0 where masked or missing."""
         return self._run(guesses, truths, mask, sample_weight, None, Wanted(values=True))[1]
 
-    def get_state(
-        self, guesses: Any, truths: Any = None, *, mask: Any = None, sample_weight: Any = None
-    ) -> LossState:
+    def get_state(self, guesses: Any, truths: Any = None, *, mask: Any = None, sample_weight: Any = None) -> LossState:
         """The partial result of this batch: states merge to the loss of all batches together."""
         return self._run(guesses, truths, mask, sample_weight, None, Wanted(total=True))[0]
 
@@ -277,7 +275,7 @@ class RowLoss(ReducedLoss):
 
     @abstractmethod
     def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
-        """Unweighted values (N,). Slopes times `row_weight` go into `out`: 0 where the weight is 0, whatever the row."""
+        """Unweighted values (N,). Slopes times `row_weight` go into `out`; 0 where it is 0, whatever the row holds."""
 
     def compute(
         self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None

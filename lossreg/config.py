@@ -30,7 +30,7 @@ MAX_EXPANSION = 4_000_000
 """Characters that variables may add to a config: a few lines of nested variables could otherwise fill the memory."""
 
 
-class Registry(catalogue.Registry):
+class Registry(catalogue.Registry):  # type: ignore[misc]
     """A catalogue registry where built-ins come first and a broken plug-in spoils nothing but itself.
 
     Plug-ins are entry points of the group `lossreg_<registry>`. A name that is taken cannot be registered again, and
@@ -87,7 +87,9 @@ class Registry(catalogue.Registry):
     def names(self) -> list[str]:
         """All names, sorted; plug-ins are listed without being loaded."""
         depth = len(self.namespace)
-        own = {keys[-1] for keys in list(catalogue.REGISTRY) if keys[:-1] == tuple(self.namespace) and len(keys) > depth}
+        own = {
+            keys[-1] for keys in list(catalogue.REGISTRY) if keys[:-1] == tuple(self.namespace) and len(keys) > depth
+        }
         return sorted(own | set(self._plugins))
 
     def get_all(self) -> dict[str, Any]:
@@ -141,7 +143,7 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
         return found.get(func_name)
 
     @classmethod
-    def resolve(  # type: ignore[override]
+    def resolve(
         cls,
         config: Mapping[str, Any],
         *,
@@ -167,7 +169,7 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
             return dict(resolved)
 
     @classmethod
-    def fill(  # type: ignore[override]
+    def fill(
         cls,
         config: Mapping[str, Any],
         *,
@@ -292,7 +294,7 @@ class Config(confection.Config):
     without bound, lists of variables that it joins) is refused.
     """
 
-    def from_str(  # type: ignore[override]
+    def from_str(
         self, text: str, *, interpolate: bool = True, overrides: Mapping[str, Any] = {}, schema: Any = None
     ) -> Config:
         """Read a config from text."""
@@ -308,17 +310,13 @@ class Config(confection.Config):
         self.is_interpolated = interpolate
         return self
 
-    def from_bytes(  # type: ignore[override]
-        self, bytes_data: bytes, *, interpolate: bool = True, overrides: Mapping[str, Any] = {}
-    ) -> Config:
+    def from_bytes(self, bytes_data: bytes, *, interpolate: bool = True, overrides: Mapping[str, Any] = {}) -> Config:
         """Read a config from UTF-8 bytes."""
         with _as_config_error():
             text = bytes_data.decode("utf-8-sig")
         return self.from_str(text, interpolate=interpolate, overrides=overrides)
 
-    def from_disk(  # type: ignore[override]
-        self, path: str | Path, *, interpolate: bool = True, overrides: Mapping[str, Any] = {}
-    ) -> Config:
+    def from_disk(self, path: str | Path, *, interpolate: bool = True, overrides: Mapping[str, Any] = {}) -> Config:
         """Read a config file."""
         return self.from_bytes(Path(path).read_bytes(), interpolate=interpolate, overrides=overrides)
 
@@ -332,7 +330,8 @@ class Config(confection.Config):
 @contextlib.contextmanager
 def _as_config_error() -> Iterator[None]:
     """Whatever goes wrong while a config is read is a problem of the config: confection, configparser, catalogue and
-    pydantic raise a dozen types, among them KeyError and RecursionError."""
+    pydantic raise a dozen types, among them KeyError and RecursionError.
+    """
     try:
         yield
     except ConfigError:

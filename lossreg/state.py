@@ -13,7 +13,10 @@ S = TypeVar("S", bound="State")
 
 @dataclass(frozen=True)
 class State(ABC):
-    """Immutable partial result of `parent`. `a.merge(b).compute()` is the result over the data of both; `sum(states)` works."""
+    """Immutable partial result of `parent`: `a.merge(b).compute()` is the result over the data of both.
+
+    `sum(states)` merges as well.
+    """
 
     parent: Any = field(default=None, repr=False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -11,13 +11,15 @@ import numpy as np
 
 from .arrays import Batch
 from .checks import Interval, check_domain, describe, fail, first_bad
+from .ops import Array, Ops, get_ops
 from .options import Problem
-from .ops import Array, Ops
 
 __all__ = ["Labels", "Targets", "label_problems"]
 
 MISSING = -1
 """Code of a missing label. A class has its id as code, "not class i" has -2 - i."""
+
+SETS = (set, frozenset, list, tuple)
 
 
 @dataclass(frozen=True)
@@ -29,17 +31,23 @@ class Targets:
     """
 
     ops: Ops
-    ids: Array | None = None
+    ids: Array = None
     rows: Array | None = None
     indptr: np.ndarray | None = None
     negated: Array | None = None
     present: Array | None = None
 
+    def __len__(self) -> int:
+        if self.indptr is not None:
+            return len(self.indptr) - 1
+        either: Array = self.rows if self.ids is None else self.ids
+        return len(either)
+
     def __getitem__(self, block: slice) -> Targets:
         """The targets of some rows."""
         indptr, ids = self.indptr, self.ids
         if indptr is not None and ids is not None:
-            start, stop, _ = block.indices(len(indptr) - 1)
+            start, stop, _ = block.indices(len(self))
             ids = ids[int(indptr[start]) : int(indptr[stop])]
             indptr = indptr[start : stop + 1] - indptr[start]
         elif ids is not None:
@@ -47,23 +55,48 @@ class Targets:
         rows, negated, present = (None if x is None else x[block] for x in (self.rows, self.negated, self.present))
         return Targets(self.ops, ids, rows, indptr, negated, present)
 
+    @classmethod
+    def concatenate(cls, ops: Ops, parts: Sequence[Targets], classes: int, dtype: Any) -> Targets:
+        """One after the other; all become dense rows where one is."""
+
+        def join(name: str, default: bool) -> Array | None:
+            if all(getattr(part, name) is None for part in parts):
+                return None
+            found = [getattr(part, name) for part in parts]
+            return ops.xp.concatenate([ops.xp.full(len(p), default) if x is None else x for p, x in zip(parts, found)])
+
+        present = join("present", True)
+        if any(part.rows is not None for part in parts):
+            rows = ops.xp.concatenate([part.dense(classes, dtype) for part in parts])
+            return cls(ops, rows=rows, present=present)
+        indptr = None
+        if any(part.indptr is not None for part in parts):
+            sizes = [np.ones(len(p), int) if p.indptr is None else np.diff(p.indptr) for p in parts]
+            indptr = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
+        ids = ops.xp.concatenate([part.ids for part in parts])
+        return cls(ops, ids, None, indptr, join("negated", False), present)
+
+    def to(self, ops: Ops) -> Targets:
+        """The same on another backend."""
+        ids, rows, negated, present = (
+            None if x is None else ops.asarray(x) for x in (self.ids, self.rows, self.negated, self.present)
+        )
+        return Targets(ops, ids, rows, self.indptr, negated, present)
+
     @property
     def has_sets(self) -> bool:
         """Whether `ids` alone does not say it: there are negated labels or sets of labels."""
         return self.negated is not None or self.indptr is not None
 
-    @property
-    def row_of_id(self) -> Array:
-        """The row that each of `ids` belongs to."""
-        if self.indptr is None:
-            return self.ops.xp.arange(len(self.ids))  # type: ignore[arg-type]
-        return self.ops.asarray(np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr)))
-
     def members(self, classes: int) -> Array:
         """The candidate sets as a bool array (N, C)."""
-        n = len(self.ids) if self.indptr is None else len(self.indptr) - 1  # type: ignore[arg-type]
-        members = self.ops.xp.zeros((n, classes), bool)
-        members[self.row_of_id, self.ids] = True
+        xp, n = self.ops.xp, len(self)
+        members = xp.zeros((n, classes), bool)
+        if self.indptr is None:
+            row_of_id = xp.arange(n)
+        else:
+            row_of_id = self.ops.asarray(np.repeat(np.arange(n), np.diff(self.indptr)))
+        members[row_of_id, self.ids] = True
         return members if self.negated is None else members ^ self.negated[:, None]
 
     def mean_weight(self, class_weight: Array) -> Array:
@@ -75,9 +108,7 @@ class Targets:
 
     def dense(self, classes: int, dtype: Any) -> Array:
         """One row of probabilities each: the given rows, or all on the single label."""
-        if self.rows is not None:
-            return self.rows
-        return self.members(classes).astype(dtype)
+        return self.members(classes).astype(dtype) if self.rows is None else self.rows
 
 
 def label_problems(names: Sequence[str] | None, neg_prefix: str | None) -> Iterable[Problem]:
@@ -89,13 +120,16 @@ def label_problems(names: Sequence[str] | None, neg_prefix: str | None) -> Itera
         if name in seen:
             yield "names", f"duplicate name {name!r}"
         seen.add(name)
-    for name in names or () if neg_prefix else ():
-        if name.startswith(neg_prefix) and name[len(neg_prefix) :] in seen:
-            yield "names", f"{name!r} reads as the negation of {name[len(neg_prefix) :]!r} with neg_prefix {neg_prefix!r}"
+    for name in names or ():
+        if neg_prefix and name.startswith(neg_prefix) and name[len(neg_prefix) :] in seen:
+            yield (
+                "names",
+                f"{name!r} reads as the negation of {name[len(neg_prefix) :]!r} with neg_prefix {neg_prefix!r}",
+            )
 
 
 class Labels:
-    """Reads the truths of one calculator; made once for its options."""
+    """What the labels of one calculator look like; `read` turns those of a batch into targets."""
 
     def __init__(
         self,
@@ -106,68 +140,49 @@ class Labels:
         ignore_index: int | None = None,
         sets: bool = True,
     ) -> None:
-        self.name, self.names, self.missing_value = name, names, missing_value
-        self.neg_prefix, self.ignore_index, self.sets = neg_prefix, ignore_index, sets
-        self.missing_ids = {i for i in (missing_value, ignore_index) if isinstance(i, int)}
-        table: dict[Any, int] = {}
+        self.name, self.names, self.missing_value, self.sets = name, names, missing_value, sets
+        self.missing_ids = sorted(i for i in {missing_value, ignore_index} if isinstance(i, int))
+        table: dict[Any, int] = {label: i for i, label in enumerate(names or ())}
         if neg_prefix:
             table |= {neg_prefix + label: -2 - i for i, label in enumerate(names or ())}
-        table = {label: i for i, label in enumerate(names or ())} | table
-        self.table = table | {None: MISSING} | ({missing_value: MISSING} if isinstance(missing_value, str) else {})
+        if isinstance(missing_value, str):
+            table[missing_value] = MISSING
+        self.table = table | {None: MISSING}
 
     def read(self, batch: Batch, truths: Any, check: bool) -> Targets:
         """Targets of a batch. `check` reads ids and rows that are on a device too, to check their range."""
-        rows, classes = batch.arrays[0].shape
+        n, classes = batch.arrays[0].shape
+        reader = _Reader(self, batch.ops, n, classes, batch.arrays[0].dtype, check, batch.place)
         if self.names and len(self.names) != classes and batch.lengths != ():
             raise fail(self.name, "one name for each class", f"of guesses, {classes}", f"{len(self.names)} names")
         if batch.lengths is not None:
-            return self._read_sequences(batch, truths, check)
+            return self._sequences(reader, batch, truths)
         if len(batch.shape) == 1:
             truths = self._unbatched(truths, classes)
         elif len(batch.shape) > 2:
             truths = self._class_axis_last(batch, truths)
-        return self._read(batch.ops, truths, rows, classes, batch.arrays[0].dtype, check, batch.place)
+        return reader.read(truths)
 
-    def _read_sequences(self, batch: Batch, truths: Any, check: bool) -> Targets:
+    def _sequences(self, reader: _Reader, batch: Batch, truths: Any) -> Targets:
+        """One flat pass where the sequences' truths have one form, else each on its own."""
         batch.check_sequences("truths", truths)
-        rows, classes = batch.arrays[0].shape
-        dtype, ops = batch.arrays[0].dtype, batch.ops
         if all(isinstance(part, (list, tuple)) for part in truths):
-            joined: Any = list(chain.from_iterable(truths))
-        else:
-            kinds = {(type(part), getattr(part, "ndim", None), getattr(getattr(part, "dtype", None), "kind", "")) for part in truths}
-            if len(kinds) > 1:
-                return self._mixed(batch, truths, check)
-            joined = ops.xp.concatenate(truths) if ops.owns(truths[0]) else np.concatenate(truths)
-        return self._read(ops, joined, rows, classes, dtype, check, batch.place)
-
-    def _mixed(self, batch: Batch, truths: Sequence[Any], check: bool) -> Targets:
-        """Sequences whose truths have different forms: each is read alone, and all become dense where one is."""
-        classes, dtype, xp = batch.arrays[0].shape[1], batch.arrays[0].dtype, batch.ops.xp
-        starts = np.cumsum((0, *batch.lengths)) if batch.lengths else [0]
-        parts = [
-            self._read(batch.ops, part, len(part), classes, dtype, check, lambda i, s=int(start): batch.place(s + i))
-            for part, start in zip(truths, starts)
-        ]
-        present = None
-        if any(part.present is not None for part in parts):
-            everywhere = [xp.ones(len(t), bool) if p.present is None else p.present for p, t in zip(parts, truths)]
-            present = xp.concatenate(everywhere)
-        if any(part.rows is not None for part in parts):
-            if any(part.has_sets for part in parts):
-                expected = "without negated labels or label sets where another sequence has dense rows"
-                raise fail(self.name, "truths", expected, "both")
-            dense = xp.concatenate([part.dense(classes, dtype) for part in parts])
-            return Targets(batch.ops, rows=dense, present=present)
-        sizes = [np.ones(len(t), int) if p.indptr is None else np.diff(p.indptr) for p, t in zip(parts, truths)]
-        negated = None
-        if any(part.negated is not None for part in parts):
-            everywhere = [xp.zeros(len(t), bool) if p.negated is None else p.negated for p, t in zip(parts, truths)]
-            negated = xp.concatenate(everywhere)
-        indptr = None
-        if any(part.indptr is not None for part in parts):
-            indptr = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
-        return Targets(batch.ops, xp.concatenate([part.ids for part in parts]), None, indptr, negated, present)
+            return reader.read(list(chain.from_iterable(truths)))
+        if (
+            len({(type(x), getattr(x, "ndim", None), getattr(getattr(x, "dtype", None), "kind", "")) for x in truths})
+            == 1
+        ):
+            xp = batch.ops.xp if batch.ops.owns(truths[0]) else np
+            return reader.read(xp.concatenate(truths))
+        parts, start = [], 0
+        for part in truths:
+            place = lambda i, start=start: batch.place(start + i)  # noqa: E731
+            parts.append(replace(reader, n=len(part), place=place).read(part))
+            start += len(part)
+        if any(part.rows is not None for part in parts) and any(part.has_sets for part in parts):
+            expected = "without negated labels or label sets where another sequence has dense rows"
+            raise fail(self.name, "truths", expected, "both")
+        return Targets.concatenate(batch.ops, parts, reader.classes, reader.dtype)
 
     def _unbatched(self, truths: Any, classes: int) -> Any:
         """One example without a batch axis: a label, or a row of probabilities."""
@@ -189,205 +204,204 @@ class Labels:
         expected = f"of shape {batch.values_shape} or {batch.shape} (that of guesses)"
         raise fail(self.name, "truths", expected, describe(truths))
 
-    def _read(
-        self, ops: Ops, truths: Any, n: int, classes: int, dtype: Any, check: bool, place: Callable[[int], str]
-    ) -> Targets:
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the truths of N rows of C classes, by the form they come in."""
+
+    labels: Labels
+    ops: Ops
+    n: int
+    classes: int
+    dtype: Any
+    check: bool
+    place: Callable[[int], str]
+
+    def fail(self, what: str, expected: str, got: str, row: int | None = None) -> ValueError:
+        return fail(self.labels.name, what, expected, got if row is None else f"{got} in {self.place(row)}")
+
+    def read(self, truths: Any) -> Targets:
+        """Targets on the guesses' backend."""
         if isinstance(truths, np.ma.MaskedArray):
-            raise fail(self.name, "truths", "to be an array (give its mask as mask=~array.mask)", "a masked array")
+            raise self.fail("truths", "to be an array (give its mask as mask=~array.mask)", "a masked array")
         if type(truths).__module__.partition(".")[0] == "pandas":
             truths = truths.to_numpy()
         if isinstance(truths, (list, tuple)):
-            return self._read_list(ops, truths, n, classes, dtype, check, place)
+            return self.read_list(truths)
         if not hasattr(truths, "dtype") or not hasattr(truths, "ndim"):
-            raise fail(self.name, "truths", "to be a list, a tuple or an array", describe(truths))
+            raise self.fail("truths", "to be a list, a tuple or an array", describe(truths))
         if truths.dtype.kind in "USOT":
             if truths.ndim != 1:
-                raise fail(self.name, "truths of labels", f"of shape ({n},)", describe(truths))
-            return self._read_list(ops, truths.tolist(), n, classes, dtype, check, place)
-        if not ops.owns(truths):
-            if ops.on_device and isinstance(truths, np.ndarray):
-                truths = ops.asarray(truths)
-            else:
-                raise fail(self.name, "truths", f"of {ops.name} as the guesses are", describe(truths))
+                raise self.fail("truths of labels", f"of shape ({self.n},)", describe(truths))
+            return self.read_list(truths.tolist())
+        if self.ops.on_device and isinstance(truths, np.ndarray):
+            truths = self.ops.asarray(truths)
+        if not self.ops.owns(truths):
+            raise self.fail("truths", f"of {self.ops.name} as the guesses are", describe(truths))
         if truths.ndim == 2:
-            return self._read_rows(ops, truths, n, classes, dtype, check, place)
+            return self.read_rows(truths)
         if truths.ndim != 1 or truths.dtype.kind not in "iub":
-            raise fail(self.name, "truths", f"of integer ids, shape ({n},), or rows, shape ({n}, {classes})", describe(truths))
-        self._check_length(len(truths), n)
-        return self._read_ids(ops, truths, None, classes, check or not ops.on_device, place)
+            expected = f"of integer ids, shape ({self.n},), or rows, shape ({self.n}, {self.classes})"
+            raise self.fail("truths", expected, describe(truths))
+        self.check_length(truths)
+        return self.read_ids(truths)
 
-    def _check_length(self, got: int, n: int) -> None:
-        if got != n:
-            raise fail(self.name, "truths", f"one a row of guesses, {n}", f"mismatched shapes: {got} truths")
+    def check_length(self, truths: Any) -> None:
+        if len(truths) != self.n:
+            raise self.fail("truths", f"one a row of guesses, {self.n}", f"mismatched shapes: {len(truths)} truths")
 
-    def _read_rows(
-        self, ops: Ops, rows: Array, n: int, classes: int, dtype: Any, check: bool, place: Callable[[int], str]
-    ) -> Targets:
+    def read_rows(self, rows: Array) -> Targets:
+        """Numbers in [0, 1], one row each; a row whose largest is the missing value is missing."""
         if rows.dtype.kind not in "fiub":
-            raise fail(self.name, "truth rows", "of numbers", describe(rows))
-        if tuple(rows.shape) != (n, classes):
-            raise fail(self.name, "truths", f"of shape ({n}, {classes}) as guesses", f"mismatched shapes: {describe(rows)}")
+            raise self.fail("truth rows", "of numbers", describe(rows))
+        if tuple(rows.shape) != (self.n, self.classes):
+            expected = f"of shape ({self.n}, {self.classes}) as guesses"
+            raise self.fail("truths", expected, f"mismatched shapes: {describe(rows)}")
         present = None
-        if isinstance(self.missing_value, int):
-            present = ops.xp.argmax(rows, axis=1) != self.missing_value
-        if check:
+        if isinstance(self.labels.missing_value, int):
+            present = self.ops.xp.argmax(rows, axis=1) != self.labels.missing_value
+        if self.check:
             kept = None if present is None else present[:, None]
-            check_domain(self.name, "truth values", rows, Interval(0, 1), kept, place)
-        return Targets(ops, rows=rows if rows.dtype.kind == "f" else rows.astype(dtype), present=present)
+            check_domain(self.labels.name, "truth values", rows, Interval(0, 1), kept, self.place)
+        return Targets(self.ops, rows=rows if rows.dtype.kind == "f" else rows.astype(self.dtype), present=present)
 
-    def _read_ids(
-        self, ops: Ops, ids: Array, present: Array | None, classes: int, check: bool, place: Callable[[int], str]
-    ) -> Targets:
-        """Ids of any integer type. With `check` false the ids stay on their device unread."""
-        xp = ops.xp
-        for missing in sorted(self.missing_ids):
-            if not check or xp.any(ids == missing):
+    def read_ids(self, ids: Array) -> Targets:
+        """Ids of any integer type. Unless checked, ids stay on their device unread."""
+        xp, present = self.ops.xp, None
+        for missing in self.labels.missing_ids:
+            if not self.check or xp.any(ids == missing):
                 present = (ids != missing) if present is None else present & (ids != missing)
-        if check and ids.size and not (ids.min() >= 0 and ids.max() < classes):
-            bad = (ids < 0) | (ids >= classes)
-            index = first_bad(ops.to_numpy(bad if present is None else bad & present))
+        if self.check and ids.size and not (ids.min() >= 0 and ids.max() < self.classes):
+            bad = (ids < 0) | (ids >= self.classes)
+            index = first_bad(self.ops.to_numpy(bad if present is None else bad & present))
             if index is not None:
-                raise fail(
-                    self.name, "truth ids", f"in [0, {classes})", f"undeclared id {int(ids[index])} in {place(index[0])}"
-                )
+                raise self.fail("truth ids", f"in [0, {self.classes})", f"undeclared id {int(ids[index])}", index[0])
         ids = ids.astype(np.int64)
-        return Targets(ops, ids=ids if present is None else xp.where(present, ids, 0), present=present)
+        return Targets(self.ops, ids=ids if present is None else xp.where(present, ids, 0), present=present)
 
-    def _read_list(
-        self, ops: Ops, truths: Sequence[Any], n: int, classes: int, dtype: Any, check: bool, place: Callable[[int], str]
-    ) -> Targets:
-        self._check_length(len(truths), n)
+    def read_list(self, truths: Sequence[Any]) -> Targets:
+        """A list of one of the forms: ids, rows of numbers, or labels and sets of labels."""
+        self.check_length(truths)
         kinds = set(map(type, truths))
+        host = replace(self, ops=get_ops("numpy"), check=True)
         if not kinds:
-            return Targets(ops, ids=ops.xp.zeros(0, np.int64))
+            return Targets(self.ops, ids=self.ops.xp.zeros(0, np.int64))
         if all(issubclass(kind, (int, np.integer, np.bool_)) for kind in kinds):
-            host = self._read_ids(_host(), np.asarray(self._int64(truths, place)), None, classes, True, place)
-        elif any(hasattr(kind, "ndim") and not issubclass(kind, np.generic) for kind in kinds):
+            return host.read_ids(self.int64(truths)).to(self.ops)
+        if any(hasattr(kind, "ndim") and not issubclass(kind, np.generic) for kind in kinds):
             try:
-                stacked = ops.xp.stack([ops.asarray(row) for row in truths])
-            except ValueError:
-                raise fail(self.name, "truth rows", f"to have {classes} values each", "ragged rows") from None
-            return self._read(ops, stacked, n, classes, dtype, check, place)
-        elif self._are_dense_rows(truths, kinds):
+                return self.read(self.ops.xp.stack([self.ops.asarray(row) for row in truths]))
+            except ValueError as error:
+                if "same shape" not in str(error):
+                    raise
+                raise self.fail("truth rows", f"to have {self.classes} numbers each", "ragged rows") from None
+        if not any(issubclass(kind, SETS) for kind in kinds):
+            targets = host.from_codes(self.codes(truths))
+            if self.labels.sets and self.classes == 1 and targets.negated is not None:
+                row = int(np.argmax(targets.negated))
+                raise self.fail("a negated label", "to leave a candidate", "the only class negated", row)
+            return targets.to(self.ops)
+        if all(issubclass(kind, (list, tuple)) for kind in kinds) and any(
+            issubclass(kind, (float, np.floating)) for kind in set(map(type, chain.from_iterable(truths)))
+        ):
             try:
-                rows = np.array(truths, dtype=np.float64)
-            except (TypeError, ValueError):
-                raise fail(self.name, "truth rows", f"to have {classes} numbers each", "ragged or mixed rows") from None
-            self._read_rows(_host(), rows, n, classes, dtype, True, place)
-            return self._read_rows(ops, ops.asarray(rows), n, classes, dtype, False, place)
-        elif any(issubclass(kind, (set, frozenset, list, tuple)) for kind in kinds):
-            host = self._read_sets(truths, classes, place)
-        else:
-            host = self._from_codes(self._codes(truths, classes, place))
-            if self.sets and classes == 1 and host.negated is not None:
-                got = f"the only class negated in {place(int(np.argmax(host.negated)))}"
-                raise fail(self.name, "a negated label", "to leave a candidate", got)
-        return Targets(
-            ops,
-            *(None if x is None else ops.asarray(x) for x in (host.ids, host.rows)),
-            host.indptr,
-            *(None if x is None else ops.asarray(x) for x in (host.negated, host.present)),
-        )
+                return host.read_rows(np.array(truths, dtype=np.float64)).to(self.ops)
+            except (TypeError, ValueError) as error:
+                if str(error).startswith("Cannot calculate"):
+                    raise
+                got = "ragged or mixed rows"
+                raise self.fail("truth rows", f"to have {self.classes} numbers each", got) from None
+        return host.read_sets(truths).to(self.ops)
 
-    def _int64(self, truths: Sequence[Any], place: Callable[[int], str]) -> np.ndarray:
+    def int64(self, truths: Sequence[Any]) -> np.ndarray:
         try:
             return np.array(truths, dtype=np.int64)
         except OverflowError:
             row = next(i for i, truth in enumerate(truths) if not -(2**63) <= truth < 2**63)
-            raise fail(self.name, "truth ids", "of 64 bits", f"{truths[row]} in {place(row)}") from None
+            raise self.fail("truth ids", f"in [0, {self.classes})", f"undeclared id {truths[row]}", row) from None
 
-    @staticmethod
-    def _are_dense_rows(truths: Sequence[Any], kinds: set[type]) -> bool:
-        """Plain lists of floats are rows of probabilities; plain lists of ints or names are sets of labels."""
-        if not all(issubclass(kind, (list, tuple)) for kind in kinds):
-            return False
-        return any(issubclass(kind, (float, np.floating)) for kind in set(map(type, chain.from_iterable(truths))))
-
-    def _codes(self, labels: Sequence[Any], classes: int, place: Callable[[int], str]) -> np.ndarray:
+    def codes(self, labels: Sequence[Any], row_of: np.ndarray | None = None) -> np.ndarray:
         """Names, ids and None as codes: one look-up in a dict for each label."""
-        if self.names:
+        if self.labels.names:
             try:
-                return np.fromiter(map(self.table.__getitem__, labels), np.int64, len(labels))
+                return np.fromiter(map(self.labels.table.__getitem__, labels), np.int64, len(labels))
             except (KeyError, TypeError):  # an id among the names, or an unknown name: look at each
                 pass
-        return np.fromiter((self._code(x, classes, i, place) for i, x in enumerate(labels)), np.int64, len(labels))
+        rows = range(len(labels)) if row_of is None else row_of
+        return np.fromiter((self.code(label, int(row)) for label, row in zip(labels, rows)), np.int64, len(labels))
 
-    def _code(self, label: Any, classes: int, row: int, place: Callable[[int], str]) -> int:
-        if label is None or isinstance(label, str) and label == self.missing_value:
+    def code(self, label: Any, row: int) -> int:
+        """The code of one label, or an error that names its row."""
+        names, table = self.labels.names, self.labels.table
+        if label is None or isinstance(label, str) and table.get(label) == MISSING:
             return MISSING
+        if isinstance(label, str) and not names:
+            name = self.labels.name
+            raise ValueError(
+                f"Cannot calculate {name}: expected truths of ids, got the name {label!r} without names. "
+                f"Pass names when you make the calculator, for example {name}(names=['dog', 'cat'])."
+            )
         if isinstance(label, str):
-            if not self.names:
-                raise ValueError(
-                    f"Cannot calculate {self.name}: expected truths of ids, got the name {label!r} without names. "
-                    f"Pass names when you make the calculator, for example {self.name}(names=['dog', 'cat'])."
-                )
-            if label not in self.table:
-                known = ", ".join(map(repr, self.names[:10])) + (", ..." if len(self.names) > 10 else "")
-                raise fail(self.name, "truth names", f"among {known}", f"unknown name {label!r} in {place(row)}")
-            return self.table[label]
+            if label in table:
+                return table[label]
+            known = ", ".join(map(repr, (names or ())[:10])) + (", ..." if len(names or ()) > 10 else "")
+            raise self.fail("truth names", f"among {known}", f"unknown name {label!r}", row)
         if isinstance(label, (int, np.integer, np.bool_)):
-            if int(label) in self.missing_ids:
+            if int(label) in self.labels.missing_ids:
                 return MISSING
-            if 0 <= label < classes:
+            if 0 <= label < self.classes:
                 return int(label)
-            raise fail(self.name, "truth ids", f"in [0, {classes})", f"undeclared id {label} in {place(row)}")
-        expected = "to be ids, names, None or sets of them" if self.sets else "to be ids, names or None"
-        raise fail(self.name, "truths", expected, f"{describe(label)} in {place(row)}")
+            raise self.fail("truth ids", f"in [0, {self.classes})", f"undeclared id {label}", row)
+        expected = "to be ids, names, None or sets of them" if self.labels.sets else "to be ids, names or None"
+        raise self.fail("truths", expected, describe(label), row)
 
-    def _from_codes(self, codes: np.ndarray) -> Targets:
+    def from_codes(self, codes: np.ndarray) -> Targets:
+        """Targets of single labels."""
         present, negated = codes != MISSING, codes < MISSING
         ids = np.where(negated, -2 - codes, np.where(present, codes, 0))
         return Targets(
-            _host(),
-            ids=ids,
-            negated=negated if negated.any() else None,
-            present=None if present.all() else present,
+            self.ops, ids, negated=negated if negated.any() else None, present=None if present.all() else present
         )
 
-    def _read_sets(self, truths: Sequence[Any], classes: int, place: Callable[[int], str]) -> Targets:
+    def read_sets(self, truths: Sequence[Any]) -> Targets:
         """Rows that are sets of labels, perhaps beside single ones and missing ones."""
-        if not self.sets:
-            row = next(i for i, truth in enumerate(truths) if isinstance(truth, (set, frozenset, list, tuple)))
-            expected = f"to be single labels (sets of labels are for {self.name}'s true twin, version 4)"
-            raise fail(self.name, "truths", expected, f"{describe(truths[row])} in {place(row)}")
-        several = (set, frozenset, list, tuple)
-        labels = [tuple(truth) if isinstance(truth, several) else (truth,) for truth in truths]
+        if not self.labels.sets:
+            row = next(i for i, truth in enumerate(truths) if isinstance(truth, SETS))
+            raise self.fail("truths", "to be single labels (version 4 takes sets)", describe(truths[row]), row)
+        labels = [truth if isinstance(truth, SETS) else (truth,) for truth in truths]
         lengths = np.fromiter(map(len, labels), np.int64, len(labels))
-        row_of = np.repeat(np.arange(len(labels)), lengths)
         if not lengths.all():
-            empty = place(int(np.argmin(lengths)))
-            raise fail(self.name, "truths", "to name at least one label (None is missing)", f"an empty set in {empty}")
-        codes = self._codes(list(chain.from_iterable(labels)), classes, lambda i: place(int(row_of[i])))
-        flat = self._from_codes(codes)
+            row = int(np.argmin(lengths))
+            raise self.fail("truths", "to name at least one label (None is missing)", "an empty set", row)
+        row_of = np.repeat(np.arange(len(labels)), lengths)
+        codes = self.codes(list(chain.from_iterable(labels)), row_of)
         indptr = np.concatenate([[0], np.cumsum(lengths)])
-        missing = np.zeros(len(codes), bool) if flat.present is None else ~flat.present
-        negated = np.zeros(len(codes), bool) if flat.negated is None else flat.negated
-        absent, negative = (np.logical_or.reduceat(flags, indptr[:-1]) for flags in (missing, negated))
-        for flags, mixed, what in ((missing, absent, "a missing label"), (negated, negative, "a negated label")):
-            bad = first_bad(mixed & ~np.logical_and.reduceat(flags, indptr[:-1]))
-            if bad is not None:
-                got = f"{what} among others in {place(bad[0])}"
-                raise fail(self.name, "a set of labels", "to be all labels, all negated, or missing", got)
-        keys = row_of * classes + flat.ids  # type: ignore[operator]
+        missing, negated = (self.agree(codes, indptr, flag) for flag in ("missing", "negated"))
+        flat = self.from_codes(codes)
+        keys = row_of * self.classes + flat.ids
         order = np.argsort(keys, kind="stable")
-        repeated = first_bad((np.diff(keys[order]) == 0) & ~absent[row_of[order[1:]]])
+        repeated = first_bad((np.diff(keys[order]) == 0) & ~missing[row_of[order[1:]]])
         if repeated is not None:
-            at = order[repeated[0] + 1]
-            got = f"id {flat.ids[at]} twice in {place(int(row_of[at]))}"  # type: ignore[index]
-            raise fail(self.name, "a set of labels", "without repeats (rows of 0 and 1 must be an array)", got)
-        full = first_bad(negative & (lengths >= classes))
+            at = int(order[repeated[0] + 1])
+            expected = "without repeats (rows of 0 and 1 must be an array)"
+            raise self.fail("a set of labels", expected, f"class {int(keys[at] % self.classes)} twice", int(row_of[at]))
+        full = first_bad(negated & (lengths >= self.classes))
         if full is not None:
-            raise fail(self.name, "a set of labels", "to leave a candidate", f"all classes negated in {place(full[0])}")
+            raise self.fail("a set of labels", "to leave a candidate", "all classes negated", full[0])
         return Targets(
-            _host(),
-            ids=flat.ids,
+            self.ops,
+            flat.ids,
             indptr=indptr,
-            negated=negative if negative.any() else None,
-            present=~absent if absent.any() else None,
+            negated=negated if negated.any() else None,
+            present=~missing if missing.any() else None,
         )
 
-
-def _host() -> Ops:
-    from .ops import get_ops
-
-    return get_ops("numpy")
+    def agree(self, codes: np.ndarray, indptr: np.ndarray, flag: str) -> np.ndarray:
+        """Rows whose labels are all missing (or all negated); an error where only some are."""
+        flags = codes == MISSING if flag == "missing" else codes < MISSING
+        some, every = (f.reduceat(flags, indptr[:-1]) for f in (np.logical_or, np.logical_and))
+        mixed = first_bad(some & ~every)
+        if mixed is not None:
+            expected = "to be all labels, all negated, or missing"
+            raise self.fail("a set of labels", expected, f"a {flag} label among others", mixed[0])
+        return every

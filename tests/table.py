@@ -153,7 +153,7 @@ def candidates(truth: Any, o: Any, classes: int) -> set[int] | None:
 
 def ref_cross_entropy(x: Any, t: Any, o: Any) -> Any:
     """Of a row of logits."""
-    x = [mp.mpf(float(v)) if np.isfinite(v) else mp.mpf(float(v)) for v in x]
+    x = [mp.mpf(float(v)) for v in x]
     lse = mp.log(mp_sum(mp.exp(v) for v in x))
     w = o.get("class_weight") or [1] * len(x)
     e, c = mp.mpf(o.get("label_smoothing", 0.0)), len(x)
@@ -226,7 +226,8 @@ ROWS = [
     Row("CrossEntropy.v1", labels(dense, (2, 2)),
         dict(class_weight=(0.5, 1.0, 2.0, 0.1, 1.5), label_smoothing=0.1), ref_cross_entropy),
     Row("CrossEntropy.v1", labels(lambda rng, shape: messy(rng, shape[0]), classes=4), SHARP, ref_cross_entropy,
-        extremes=lambda: (BIG_LOGITS[:, :4], ["cat", "!bird", {"cat", "dog"}, "!cat", {"!bird", "!dog"}, {"cat", "bird"}])),
+        extremes=lambda: (BIG_LOGITS[:, :4],
+                          ["cat", "!bird", {"cat", "dog"}, "!cat", {"!bird", "!dog"}, {"cat", "bird"}])),
     Row("CrossEntropy.v1", labels(lambda rng, shape: messy(rng, shape[0]), classes=4),
         dict(SHARP, class_weight=(1.0, 0.2, 3.0, 1.0), label_smoothing=0.3), ref_cross_entropy),
     Row("InfoNCE.v1", lambda rng, n: ((rng.normal(size=(n, 6)), rng.normal(size=(n, 6))), None), coupled=True),
@@ -236,7 +237,8 @@ ROWS = [
         move=softmax_move),
     Row("CategoricalCrossentropy.v4", lambda rng, n: (probabilities(rng, n), rng.integers(0, 4, n)), {}, ref_v4,
         move=softmax_move,
-        extremes=lambda: (np.array([[1.0, 0.0, 0.0, 0.0], [1 - 1e-12, 1e-12, 0.0, 0.0], [1e-300, 1.0, 0.0, 0.0]]), [0, 1, 0])),
+        extremes=lambda: (np.array([[1.0, 0.0, 0.0, 0.0], [1 - 1e-12, 1e-12, 0.0, 0.0], [1e-300, 1.0, 0.0, 0.0]]),
+                          [0, 1, 0])),
     Row("CategoricalCrossentropy.v4", lambda rng, n: (probabilities(rng, n), messy(rng, n)),
         dict(SHARP, class_weight=(1.0, 0.2, 3.0, 1.0), label_smoothing=0.3), ref_v4, move=softmax_move),
     Row("CategoricalCrossentropy.v4", lambda rng, n: (rng.random((n, 4)) * 0.9 + 0.05, messy(rng, n)),

@@ -201,7 +201,12 @@ def test_states_of_any_split_merge_to_the_whole(row: Row, reduction: Any, backen
         part_of = rng.integers(0, 4, 9)
         states = [loss.get_state(take(guesses, part_of == k), take(truths, part_of == k)) for k in range(4)]
         a, b, c, d = states
-        for merged in (sum(states), a.merge(b).merge(c.merge(d)), d + c + b + a, pickle.loads(pickle.dumps(a)) + b + c + d):
+        for merged in (
+            sum(states),
+            a.merge(b).merge(c.merge(d)),
+            d + c + b + a,
+            pickle.loads(pickle.dumps(a)) + b + c + d,
+        ):
             same(merged.merge(loss.empty()).finalize().compute(), whole, rtol=1e-13)
     other = row.make(reduction=reduction, validate="full")
     with pytest.raises(ValueError, match="Cannot merge states of different calculators"):

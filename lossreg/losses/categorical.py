@@ -13,7 +13,6 @@ from ..base import RowLoss, Truths
 from ..checks import fail
 from ..config import register
 from ..ops import Array
-from ..ops.base import compute_dtype
 from ..options import Configurable, Problem
 from ..truths import Labels, Targets, label_problems
 
@@ -95,10 +94,9 @@ class CrossEntropy(RowLoss, LabelOptions):
         target_weight = truths.counted
         if e and truths.targets.rows is None:
             weight = class_weights(batch, self.class_weight)
-            even = batch.ops.xp.ones(x.shape[1]) if weight is None else weight
-            smoothing = even * (e / x.shape[1])
-            dtype = compute_dtype(x.dtype)
-            target_weight = batch.ops.xp.full(x.shape[0], 1 - e, dtype) if weight is None else target_weight * (1 - e)
+            smoothing = (batch.ops.xp.ones(x.shape[1]) if weight is None else weight) * (e / x.shape[1])
+            even = batch.ops.xp.ones(x.shape[0]) if target_weight is None else target_weight
+            target_weight = even * (1 - e)
         return batch.ops.softmax_cross_entropy(
             x, truths.targets, target_weight, smoothing, row_weight, out=None if out is None else out[0]
         )

@@ -110,9 +110,11 @@ class CategoricalCrossentropy(Loss):
         return difference / max(len(batch), 1) if self.normalize else difference
 
 
-@register("SequenceCategoricalCrossentropy.v1", "SequenceCategoricalCrossentropy.v2", "SequenceCategoricalCrossentropy.v3")
+@register(
+    "SequenceCategoricalCrossentropy.v1", "SequenceCategoricalCrossentropy.v2", "SequenceCategoricalCrossentropy.v3"
+)
 class SequenceCategoricalCrossentropy(CategoricalCrossentropy):
-    """`CategoricalCrossentropy` over a list of sequences, in one flat pass; normalize divides by the number of sequences.
+    """`CategoricalCrossentropy` over a list of sequences, in one flat pass; normalize divides by their number.
 
         grad_i = (p_i - t_i) * mask_i / number of sequences
         loss   = sum over sequences of sum(grad_i**2)
@@ -243,10 +245,10 @@ class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the ver
     rows that sum to 1. "probs" is the true derivative, for heads that do their own chain rule, such as Thinc's
     `softmax_activation` and `Logistic`.
     label_smoothing e follows Thinc: 1-e on the label and e/(C-1) on every other class, that is
-    value = (1-f) (-log P_S) - f/C sum_c log p_c with f = e C / (C-1). class_weight w as in `CrossEntropy`: the label's part
-    counts w_y, the smoothing part w_c, and a mean divides by the sum of w_y.
-    A probability below the smallest normal number of its dtype counts as that number, so that a softmax that underflowed
-    to 0 gives a large finite loss; with wrt "logits" its slope is exact.
+    value = (1-f) (-log P_S) - f/C sum_c log p_c with f = e C / (C-1). class_weight w as in `CrossEntropy`: the part of
+    the label counts w_y, that of smoothing w_c, and a mean divides by the sum of w_y.
+    A probability below the smallest normal number of its dtype counts as that number, so that a softmax that
+    underflowed to 0 gives a large finite loss; with wrt "logits" its slope is exact.
     Shapes: guesses, grad (N, C) in [0, 1]; truths (N,) labels and sets, or (N, C) numbers in [0, 1].
     Gradient with respect to: `wrt`.
     Errors: as CrossEntropy; ValueError for guesses outside [0, 1] or, with wrt "logits", rows that do not sum to 1.
@@ -333,7 +335,7 @@ class SequenceCategoricalCrossentropy_v4(CategoricalCrossentropy_v4):  # noqa: N
 
 def as_list(value: Any) -> Any:
     """Tuples and arrays of sequences as lists, which is what a batch of sequences is."""
-    return list(value) if isinstance(value, tuple) or getattr(value, "ndim", 0) else value
+    return list(value) if isinstance(value, tuple) or hasattr(value, "ndim") else value
 
 
 def read_sequences(name: str, guesses: Any) -> Batch:

@@ -21,14 +21,12 @@ __all__ = [
 _chosen: contextvars.ContextVar[Ops | None] = contextvars.ContextVar("lossreg_ops", default=None)
 
 
-@registry.ops("numpy")
 @functools.cache
 def numpy_ops() -> Ops:
     """The NumPy backend."""
     return NumpyOps()
 
 
-@registry.ops("cupy")
 @functools.cache
 def cupy_ops() -> Ops:
     """The CuPy backend; ImportError with the way to install it when cupy is missing."""
@@ -40,6 +38,10 @@ def cupy_ops() -> Ops:
         raise ImportError(
             "CuPy is not installed: python -m pip install 'lossreg[cuda12x]' (or cuda13x, by the CUDA version)"
         ) from error
+
+
+registry.ops.register("numpy", func=numpy_ops)
+registry.ops.register("cupy", func=cupy_ops)
 
 
 def get_ops(value: Any = None) -> Ops:
@@ -56,7 +58,8 @@ def get_ops(value: Any = None) -> Ops:
     if isinstance(value, str):
         if value not in registry.ops:
             raise ValueError(f"Unknown ops {value!r}{closest(value, registry.ops.names())}: {registry.ops.names()}.")
-        return registry.ops.get(value)()
+        ops: Ops = registry.ops.get(value)()
+        return ops
     if chosen is not None and chosen.owns(value):
         return chosen
     if numpy_ops().owns(value):

@@ -1,4 +1,4 @@
-"""Ops: what a calculator may ask of an array library. Generic bodies here; a backend overrides what it can do better."""
+"""Ops: what a calculator may ask of an array library. Generic bodies; a backend overrides what it can do better."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ Array = Any
 """An array of NumPy, CuPy or another library with the same interface."""
 
 FORMULA_FUNCTIONS = (
-    "abs", "cos", "exp", "expm1", "isinf", "isnan", "log", "log1p", "maximum", "minimum", "sign", "sin", "sqrt", "tanh", "where",
+    "abs", "cos", "exp", "expm1", "isinf", "isnan", "log", "log1p", "maximum", "minimum", "sign", "sin", "sqrt",
+    "tanh", "where",
 )  # fmt: skip
 """The functions that a formula may use beside arithmetic and comparisons: those that every backend compiles."""
 
@@ -97,7 +98,7 @@ class Ops:
         *,
         values: bool,
         total: bool,
-        out: Sequence[Array | None] | None,
+        out: Sequence[Array] | None,
     ) -> tuple[Array | None, Any]:
         """Run a formula: (values or None, total or None), gradients into `out`.
 
@@ -110,8 +111,7 @@ class Ops:
         found, *slopes = formula(self.formula_xp, *cast)
         if out is not None:
             for target, slope in zip(out, slopes, strict=True):
-                if target is not None:
-                    target[...] = self.weighted(slope * scale, weight)
+                target[...] = self.weighted(slope * scale, weight)
         return (
             self.weighted(found, weight) if values else None,
             self.total(found, weight) if total else None,
@@ -161,7 +161,7 @@ class Ops:
             return xp.zeros(0, dtype)
         rows = xp.arange(n)
         usable = out is not None and out.dtype == dtype and not xp.may_share_memory(out, logits)
-        e = out if usable else xp.empty(x.shape, dtype)
+        e: Array = out if usable else xp.empty(x.shape, dtype)
         top, peak, rest = self.logsumexp_parts(x, e)
         log_rest = xp.log1p(rest)
         if targets.rows is not None:

@@ -28,4 +28,5 @@ class CupyOps(Ops):
 
     def to_numpy(self, array: Array) -> np.ndarray:
         """A host copy; waits for the device."""
-        return self.xp.asnumpy(array)
+        host: np.ndarray = self.xp.asnumpy(array)
+        return host

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["NumpyOps"]
 
 BLOCK = 16_384
-"""Items of one block: its temporaries (64 KB each in float32) stay in the L2 cache, and its Python overhead is small."""
+"""Items of one block: its temporaries (64 KB each in float32) stay in the L2 cache, its Python overhead is small."""
 
 
 class NumpyOps(Ops):
@@ -41,7 +41,7 @@ class NumpyOps(Ops):
         *,
         values: bool,
         total: bool,
-        out: Sequence[Array | None] | None,
+        out: Sequence[Array] | None,
     ) -> tuple[Array | None, Any]:
         """As the generic body, block by block."""
         shape = np.broadcast_shapes(*(x.shape for x in guesses))
@@ -59,8 +59,8 @@ class NumpyOps(Ops):
             return x[block] if isinstance(x, np.ndarray) else x
 
         views, rest, weights = [view(x) for x in guesses], [view(x) for x in others], view(weight)
-        targets = None if out is None else [x if x is None or shape and not flat else x.reshape(-1) for x in out]
-        found: list[np.ndarray] = []
+        targets = None if out is None else [x if shape and not flat else x.reshape(-1) for x in out]
+        found: list[Any] = []
         total_sum = 0.0
         with np.errstate(all="ignore"):
             for start in range(0, length, step):
