@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import configparser
 import contextlib
 import copy
 import functools
-import json
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +15,7 @@ import confection
 from confection.util import is_promise
 
 from .options import ConfigError, Configurable, Problem, checked, closest
+from .variables import variable_problems
 
 __all__ = ["ALIASES", "Config", "Registry", "register", "registry"]
 
@@ -25,9 +23,6 @@ T = TypeVar("T", bound=type[Configurable])
 
 ALIASES: dict[str, str] = {}
 """Short names of calculators: `"ce"` -> `"CrossEntropy.v1"`."""
-
-MAX_EXPANSION = 4_000_000
-"""Characters that variables may add to a config: a few lines of nested variables could otherwise fill the memory."""
 
 
 class Registry(catalogue.Registry):  # type: ignore[misc]
@@ -163,9 +158,9 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
             _raise(problems)
             if schema is not None:
                 resolved = confection.Config(resolved)
-                resolved.fill_defaults(schema)
-                if validate:
+                if validate:  # before defaults are filled in: filling drops unknown keys
                     resolved.validate(schema)
+                resolved.fill_defaults(schema)
             return dict(resolved)
 
     @classmethod
@@ -194,16 +189,10 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
             raise ConfigError([("", "the top level must be sections, not one block with an '@' key")])
         prepared = Config(dict(config), is_interpolated=getattr(config, "is_interpolated", True))
         prepared = prepared.copy() if prepared.is_interpolated else prepared.interpolate()
-        problems: list[Problem] = []
-        for path, value in overrides.items():
+        problems = _override_problems(prepared, overrides)
+        for path, value in {} if problems else overrides.items():
             *parents, last = path.split(".")
-            node: Any = prepared
-            for parent in parents:
-                node = node.get(parent) if isinstance(node, dict) else None
-            if not parents or not isinstance(node, dict):
-                problems.append((path, f"cannot be overridden: the config has no section [{'.'.join(parents)}]"))
-            else:
-                node[last] = copy.deepcopy(value)
+            functools.reduce(dict.__getitem__, parents, prepared)[last] = copy.deepcopy(value)
         cls._check(prepared, "", problems)
         _raise(problems)
         return prepared
@@ -299,12 +288,12 @@ class Config(confection.Config):
     ) -> Config:
         """Read a config from text."""
         with _as_config_error():
-            if interpolate and not overrides:
-                _raise(_variable_problems(text))
-            fresh = type(self)()
-            parsed = super(Config, fresh).from_str(
-                text, interpolate=interpolate, overrides=dict(overrides), schema=schema
-            )
+            read = functools.partial(super(Config, type(self)()).from_str, text)
+            if overrides:
+                _raise(_override_problems(read(interpolate=False), overrides))
+            elif interpolate:
+                _raise(variable_problems(text))
+            parsed = read(interpolate=interpolate, overrides=dict(overrides), schema=schema)
         self.clear()
         self.update(parsed)
         self.is_interpolated = interpolate
@@ -350,6 +339,18 @@ def _raise(problems: list[Problem]) -> None:
         raise ConfigError(problems)
 
 
+def _override_problems(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> list[Problem]:
+    problems: list[Problem] = []
+    for path in overrides:
+        *parents, last = path.split(".")
+        node: Any = config
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if not parents or not last or not isinstance(node, dict):
+            problems.append((path, f"cannot be overridden: the config has no section [{'.'.join(parents)}]"))
+    return problems
+
+
 def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path and key else path or str(key)
 
@@ -360,62 +361,3 @@ def _holds_block(node: Mapping[str, Any]) -> bool:
 
 def _options(node: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in node.items() if not key.startswith("@")}
-
-
-_REFERENCE = re.compile(r"\$\$|\$\{([^}]+)\}")
-
-
-def _variable_problems(text: str) -> list[Problem]:
-    """What confection's variables would do wrong, found before it runs: cycles, explosions, joined strings."""
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read_string(text)
-    sections = {name: dict(parser.items(name)) for name in parser.sections()}
-    sizes: dict[tuple[str, ...], int] = {}
-    problems: list[Problem] = []
-
-    def target(section: str, value: str, reference: str) -> tuple[str, ...]:
-        parent, _, last = reference.replace(":", ".").rpartition(".")
-        if not parent:  # a bare name is an option of this section, or else a section
-            here = sections[section].get(last)
-            return (section, last) if here is not None and here.strip() != value.strip() else (last,)
-        return (parent, last) if last in sections.get(parent, {}) else (f"{parent}.{last}",)
-
-    def size(place: tuple[str, ...]) -> int:
-        """Characters a place expands to. `sizes[place]` is -1 while the place is being measured."""
-        if place in sizes:
-            if sizes[place] < 0:
-                raise ConfigError([(".".join(place), "contains itself through its variables")])
-            return sizes[place]
-        sizes[place] = -1
-        if len(place) == 1:
-            inside = [name for name in sections if name == place[0] or name.startswith(f"{place[0]}.")]
-            total = sum(size((name, option)) for name in inside for option in sections[name])
-        else:
-            value = sections[place[0]][place[1]]
-            references = [name for name in _REFERENCE.findall(value) if name]
-            total = len(value) + sum(size(target(place[0], value, name)) for name in references)
-        if total > len(text) + MAX_EXPANSION:
-            raise ConfigError([(".".join(place), f"its variables expand to more than {MAX_EXPANSION:,} characters")])
-        sizes[place] = total
-        return total
-
-    for section, options in sections.items():
-        for option, value in options.items():
-            size((section, option))
-            if any(_is_json_string(piece) for piece in _REFERENCE.sub("\0", value).split("\0")[1:-1]):
-                message = (
-                    "variables and $$ cannot be items of a list of strings (confection joins them): refer to a whole "
-                    "list, names = ${labels.names}, and write a dollar sign as \\u0024"
-                )
-                problems.append((f"{section}.{option}", message))
-    if sum(expanded for place, expanded in sizes.items() if len(place) == 2) > len(text) + MAX_EXPANSION:
-        problems.append(("", f"variables expand to more than {MAX_EXPANSION:,} characters"))
-    return problems
-
-
-def _is_json_string(piece: str) -> bool:
-    try:
-        return isinstance(json.loads(piece), str)
-    except ValueError:
-        return False

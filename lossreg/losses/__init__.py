@@ -6,12 +6,11 @@ from .embedding import InfoNCE
 from .regression import Huber, MeanSquaredError
 from .thinc import (
     CategoricalCrossentropy,
-    CategoricalCrossentropy_v4,
     CosineDistance,
     L2Distance,
     SequenceCategoricalCrossentropy,
-    SequenceCategoricalCrossentropy_v4,
 )
+from .thinc_v4 import CategoricalCrossentropy_v4, SequenceCategoricalCrossentropy_v4
 
 __all__ = [
     "BinaryCrossEntropyWithLogits",

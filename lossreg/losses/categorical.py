@@ -14,7 +14,8 @@ from ..checks import fail
 from ..config import register
 from ..ops import Array
 from ..options import Configurable, Problem
-from ..truths import Labels, Targets, label_problems
+from ..targets import Targets
+from ..truths import Labels, label_problems
 
 __all__ = ["ClassWeight", "CrossEntropy", "LabelOptions"]
 

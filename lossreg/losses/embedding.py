@@ -12,7 +12,7 @@ from ..base import CoupledLoss, Truths
 from ..checks import check_shape, fail
 from ..config import register
 from ..ops import Array
-from ..truths import Targets
+from ..targets import Targets
 
 __all__ = ["InfoNCE"]
 

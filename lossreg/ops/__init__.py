@@ -22,13 +22,13 @@ _chosen: contextvars.ContextVar[Ops | None] = contextvars.ContextVar("lossreg_op
 
 
 @functools.cache
-def numpy_ops() -> Ops:
+def _numpy() -> Ops:
     """The NumPy backend."""
     return NumpyOps()
 
 
 @functools.cache
-def cupy_ops() -> Ops:
+def _cupy() -> Ops:
     """The CuPy backend; ImportError with the way to install it when cupy is missing."""
     try:
         from .cupy_ops import CupyOps
@@ -40,8 +40,8 @@ def cupy_ops() -> Ops:
         ) from error
 
 
-registry.ops.register("numpy", func=numpy_ops)
-registry.ops.register("cupy", func=cupy_ops)
+registry.ops.register("numpy", func=_numpy)
+registry.ops.register("cupy", func=_cupy)
 
 
 def get_ops(value: Any = None) -> Ops:
@@ -52,20 +52,21 @@ def get_ops(value: Any = None) -> Ops:
     """
     chosen = _chosen.get()
     if value is None:
-        return chosen or numpy_ops()
+        return chosen or _numpy()
     if isinstance(value, Ops):
         return value
     if isinstance(value, str):
         if value not in registry.ops:
-            raise ValueError(f"Unknown ops {value!r}{closest(value, registry.ops.names())}: {registry.ops.names()}.")
+            known = registry.ops.names()
+            raise ValueError(f"Unknown ops {value!r}{closest(value, known)} (known: {', '.join(known)}).")
         ops: Ops = registry.ops.get(value)()
         return ops
     if chosen is not None and chosen.owns(value):
         return chosen
-    if numpy_ops().owns(value):
-        return numpy_ops()
+    if _numpy().owns(value):
+        return _numpy()
     if type(value).__module__.partition(".")[0] == "cupy" and "cupy" in sys.modules:
-        return cupy_ops()
+        return _cupy()
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     raise TypeError(f"No backend for {kind}: expected a NumPy or CuPy array; convert it, for example with np.asarray.")
 
@@ -83,7 +84,7 @@ def use_ops(ops: str | Ops) -> Iterator[Ops]:
 def prefer_gpu() -> bool:
     """Choose CuPy when it is installed and sees a device. Returns whether it does."""
     try:
-        ops = cupy_ops()
+        ops = _cupy()
         if ops.xp.cuda.runtime.getDeviceCount() < 1:
             return False
     except Exception:  # no cupy, no driver, no device: each has its own error type
@@ -101,5 +102,5 @@ def require_gpu() -> bool:
 
 def require_cpu() -> bool:
     """Choose NumPy."""
-    _chosen.set(numpy_ops())
+    _chosen.set(_numpy())
     return True

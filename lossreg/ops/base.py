@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..truths import Targets
+    from ..targets import Targets
 
 __all__ = ["FORMULA_FUNCTIONS", "Array", "Ops", "compute_dtype", "formula_namespace", "is_half"]
 

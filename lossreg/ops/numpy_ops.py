@@ -11,7 +11,7 @@ import numpy as np
 from .base import Array, Ops
 
 if TYPE_CHECKING:
-    from ..truths import Targets
+    from ..targets import Targets
 
 __all__ = ["NumpyOps"]
 

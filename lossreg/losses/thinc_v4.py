@@ -1,0 +1,123 @@
+"""The true twins of Thinc's cross-entropies: probabilities in, cross-entropy and its own gradient out."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+import numpy as np
+
+from ..arrays import Batch
+from ..base import RowLoss, Truths
+from ..checks import Interval, check_domain
+from ..config import register
+from ..ops import Array
+from ..reduction import Reduction
+from ..targets import Targets
+from ..truths import Labels
+from .categorical import ClassWeight, LabelOptions, class_weights
+from .thinc import UNIT, Smoothing, as_list, check_smoothing, read_sequences
+
+__all__ = ["CategoricalCrossentropy_v4", "SequenceCategoricalCrossentropy_v4"]
+
+
+@register("CategoricalCrossentropy.v4")
+class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the version is part of the name)
+    """Cross-entropy of probabilities: the loss that is reported is the one whose gradient is returned.
+
+        value = -log P_S,   P_S = sum of p over the candidate set S of the truth
+        wrt = "logits":  slope_c = p_c - p_c [c in S] / P_S
+        wrt = "probs":   slope_c = -[c in S] / P_S
+
+    S is {y} for a label y, all but dog for "!dog", the members of a set of labels. Rows of probabilities t:
+    value = -sum_c t_c log p_c, with slope (sum t) p - t or -t / p.
+    "logits" is for heads whose backward pass hands the gradient through, such as Thinc's `Softmax` layer; it needs
+    rows that sum to 1. "probs" is the true derivative, for heads that do their own chain rule, such as Thinc's
+    `softmax_activation` and `Logistic`.
+    label_smoothing e follows Thinc: 1-e on the label and e/(C-1) on every other class, that is
+    value = (1-f) (-log P_S) - f/C sum_c log p_c with f = e C / (C-1). class_weight w as in `CrossEntropy`: the part of
+    the label counts w_y, that of smoothing w_c, and a mean divides by the sum of w_y.
+    A probability below the smallest normal number of its dtype counts as that number, so that a softmax that
+    underflowed to 0 gives a large finite loss; with wrt "logits" its slope is exact.
+    Shapes: guesses, grad (N, C) in [0, 1]; truths (N,) labels and sets, or (N, C) numbers in [0, 1].
+    Gradient with respect to: `wrt`.
+    Errors: as CrossEntropy; ValueError for guesses outside [0, 1] or, with wrt "logits", rows that do not sum to 1.
+    Source: the cross-entropy that Thinc's calculator of this name is named after.
+    """
+
+    label_smoothing: Smoothing = 0.0
+    class_weight: ClassWeight = None
+    wrt: Literal["logits", "probs"] = "logits"
+
+    @functools.cached_property
+    def labels(self) -> Labels:
+        """The reader of truths."""
+        return Labels(type(self).__name__, self.names, self.missing_value, self.neg_prefix)
+
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+        """Targets, with class weights applied to rows of probabilities."""
+        targets = self.labels.read(batch, truths, check)
+        check_smoothing(batch, self.label_smoothing, targets)
+        weight = class_weights(batch, self.class_weight)
+        if targets.rows is None:
+            return Truths(targets, targets.present, None if weight is None else targets.mean_weight(weight))
+        rows = targets.rows if weight is None else targets.rows * weight.astype(targets.rows.dtype)
+        return Truths(Targets(batch.ops, rows=rows, present=targets.present), targets.present)
+
+    def check_guesses(self, batch: Batch, items: Array | None) -> None:
+        """Kept rows lie in [0, 1], and sum to 1 where the gradient takes that for granted."""
+        kept = None if items is None else batch.ops.xp.broadcast_to(items, batch.values_shape).reshape(-1) != 0
+        p = batch.arrays[0]
+        check_domain(batch.name, "guesses", p, UNIT, None if kept is None else kept[:, None], batch.place)
+        if self.wrt == "logits":
+            sums = p.sum(axis=1, dtype=np.float64)
+            what = 'rows of guesses with sums (for wrt="logits"; independent outputs need wrt="probs")'
+            check_domain(batch.name, what, sums, Interval(0.99, 1.01), kept, batch.place)
+
+    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
+        """The kernel of the backend, with smoothing as one coefficient for each class."""
+        classes = batch.arrays[0].shape[1]
+        target_weight, smoothing = truths.counted, None
+        if self.label_smoothing:
+            share = self.label_smoothing * classes / max(classes - 1, 1)
+            weight = class_weights(batch, self.class_weight)
+            smoothing = (batch.ops.xp.ones(classes) if weight is None else weight) * (share / classes)
+            even = batch.ops.xp.ones(batch.arrays[0].shape[0]) if target_weight is None else target_weight
+            target_weight = even * (1 - share)
+        return batch.ops.probability_cross_entropy(
+            batch.arrays[0],
+            truths.targets,
+            target_weight,
+            smoothing,
+            row_weight,
+            wrt_logits=self.wrt == "logits",
+            out=None if out is None else out[0],
+        )
+
+
+@register("SequenceCategoricalCrossentropy.v4")
+class SequenceCategoricalCrossentropy_v4(CategoricalCrossentropy_v4):  # noqa: N801
+    """`CategoricalCrossentropy_v4` over a list of sequences, in one flat pass.
+
+        value of a token = -log P_S;   loss = sum of the values / number of tokens that are kept
+
+    Shapes: guesses, grad: list of (Ni, C); truths: list of (Ni,) labels or (Ni, C) numbers; mask, sample_weight: lists.
+    Gradient with respect to: `wrt`.
+    Source: as CategoricalCrossentropy_v4.
+
+    normalize_by_sequence: a mean divides by the number of sequences, as Thinc's calculators of this name do.
+    """
+
+    normalize_by_sequence: bool = False
+
+    def read_guesses(self, guesses: Any) -> Batch:
+        """A list of sequences."""
+        return read_sequences(type(self).__name__, guesses)
+
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+        """A list of truths."""
+        return super().read_truths(batch, as_list(truths), check)
+
+    def divided_by(self) -> Reduction:
+        """Sequences instead of tokens."""
+        return "batch_mean" if self.normalize_by_sequence and self.reduction == "mean" else self.reduction
