@@ -201,10 +201,10 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
     def _check(cls, node: Mapping[str, Any], path: str, problems: list[Problem]) -> None:
         """Collect the problems of every block: names first, then options, then what lies between options."""
         nested = {key for key, value in node.items() if isinstance(value, Mapping) and _holds_block(value)}
-        for key in nested:
-            cls._check(node[key], _join(path, key), problems)
         for key, value in node.items():
-            if isinstance(value, (list, tuple)) and any(is_promise(item) for item in value):
+            if isinstance(value, Mapping):
+                cls._check(value, _join(path, key), problems)
+            elif isinstance(value, (list, tuple)) and any(is_promise(item) for item in value):
                 message = "blocks inside a list are not resolved: give each its own section, such as [loss.*.first]"
                 problems.append((_join(path, key), message))
         if not is_promise(node):
