@@ -229,7 +229,7 @@ class ElementwiseLoss(ReducedLoss):
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """An array of the guesses' shape."""
         truths = batch.join("truths", truths)
-        if isinstance(truths, (list, tuple, int, float)):
+        if isinstance(truths, (list, tuple, int, float)) or (batch.ops.on_device and isinstance(truths, np.ndarray)):
             try:
                 truths = batch.ops.asarray(truths)
             except ValueError:
@@ -323,7 +323,7 @@ class CoupledLoss(ReducedLoss):
             ]
         values, backprop = self.forward(batch, tuple(arrays), truths.targets, kept)
         if out is not None:
-            slopes = ops.xp.full(values.shape, weights.scale, dtype)
+            slopes = (ops.xp.ones(values.shape) * weights.scale).astype(dtype)
             for target, grad in zip(out, backprop(ops.weighted(slopes, items)), strict=True):
                 target[...] = grad
         return (

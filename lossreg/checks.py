@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Interval", "check_domain", "check_shape", "describe", "fail", "first_bad"]
+__all__ = ["Interval", "check_domain", "check_shape", "describe", "fail", "first_bad", "on_host"]
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,25 @@ def check_domain(name: str, what: str, array: Any, domain: Interval, kept: Any, 
     """Raise when a kept value lies outside its domain, naming the first row and the value.
 
     `kept` is None or a bool array that broadcasts to `array`; `place(i)` names the i-th item of the first axis. Reads
-    the data, so it is not for arrays on a device.
+    the data, so a device is waited for.
     """
     if array.size == 0:
         return
     with np.errstate(invalid="ignore"):
         if array.min() >= domain.low and array.max() <= domain.high:  # false when there is a NaN
             return
+        array, kept = on_host(array), on_host(kept)
         bad = ~((array >= domain.low) & (array <= domain.high))
     index = first_bad(bad if kept is None else bad & kept)
     if index is not None:
         at = place(index[0]) if index else "the only item"
         at += f", column {', '.join(map(str, index[1:]))}" if len(index) > 1 else ""
         raise fail(name, what, f"in {domain} and not outside the interval", f"{array[index]!s} in {at}")
+
+
+def on_host(array: Any) -> Any:
+    """A NumPy array of the same values; None stays None."""
+    return array if array is None or isinstance(array, np.ndarray) else array.get()
 
 
 def first_bad(bad: Any) -> tuple[int, ...] | None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from .arrays import Batch
 from .checks import Interval, check_domain, describe, fail
 from .ops import Array
@@ -66,7 +68,7 @@ def item_array(batch: Batch, what: str, value: Any, *, upper: float, check: bool
     value = batch.join(what, value)
     if value is None:
         return None
-    if isinstance(value, (list, tuple, int, float, bool)):
+    if isinstance(value, (list, tuple, int, float, np.ndarray)) and not batch.ops.owns(value):
         try:
             value = batch.ops.asarray(value)
         except ValueError:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Batch
-from .checks import Interval, check_domain, describe, fail, first_bad
+from .checks import Interval, check_domain, describe, fail, first_bad, on_host
 from .ops import Array, Ops, get_ops
 from .options import Problem
 from .targets import Targets
@@ -185,7 +185,7 @@ class _Reader:
                 present = (ids != missing) if present is None else present & (ids != missing)
         if self.check and ids.size and not (ids.min() >= 0 and ids.max() < self.classes):
             bad = (ids < 0) | (ids >= self.classes)
-            index = first_bad(self.ops.to_numpy(bad if present is None else bad & present))
+            index = first_bad(on_host(bad if present is None else bad & present))
             if index is not None:
                 raise self.fail("truth ids", f"in [0, {self.classes})", f"undeclared id {int(ids[index])}", index[0])
         ids = ids.astype(np.int64)

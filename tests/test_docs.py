@@ -2,12 +2,9 @@
 
 In docs/*.md and README.md, the blocks marked `python` of a page run in order, in one namespace and a directory of
 their own. Sessions (`>>>`) are checked by doctest, where `...` stands for anything; other blocks are executed. A table
-with the header `| call | error |` says how the message of each call's ValueError ends. HTML comments right before a
-block say more:
-
-    <!-- file: train.cfg -->     the block is the text of this file
-    <!-- requires: thinc -->     the block needs a package (`lossreg`: installed, with its entry points)
-    <!-- not run -->             the block is for reading
+with the header `| call | error |` says how the message of each call's ValueError ends. Blocks marked `ini` whose first
+line is `# NAME.cfg` are the files of that name. The comment `<!-- requires: thinc -->` right before a block says that it
+needs a package (`lossreg`: installed, with its entry points).
 """
 
 import contextlib
@@ -34,7 +31,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 BLOCK = re.compile(
     r"(?P<notes>(?:^<!--[^\n]*-->\n+)*)^(?P<fence>```+)(?P<language>[\w-]*)\n(?P<text>.*?)^(?P=fence)$"
-    r"|^\| call \| error \|\n\|[ -|]*\n(?P<table>(?:^\|.*\n)+)",
+    r"|^\| call \| error \|\n\|[ -|]*\n(?P<table>(?:^\|[^\n]*\n)+)",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -54,15 +51,13 @@ class Block:
         line = text.count("\n", 0, match.start("text" if match["table"] is None else "table"))
         if match["table"] is not None:
             return cls(line, "errors", match["table"])
-        notes = dict(re.findall(r"<!-- (file|requires|not run):? ?(.*?) *-->", match["notes"]))
-        kind = match["language"]
+        requires = re.search(r"<!-- requires: (.*?) -->", match["notes"])
+        kind, file = match["language"], re.match(r"# (\S+\.cfg)\n", match["text"])
         if kind == "python":
             kind = "session" if match["text"].startswith(">>>") else "code"
-        if "file" in notes:
-            kind = "file"
-        if "not run" in notes:
-            kind = "prose"
-        return cls(line, kind, match["text"], notes.get("file", ""), notes.get("requires", ""))
+        if kind == "ini" and file:
+            return cls(line, "file", match["text"], file[1])
+        return cls(line, kind, match["text"], requires=requires[1] if requires else "")
 
     def run(self, page: str, module: types.ModuleType) -> None:
         """Execute the block in the namespace of the page."""
@@ -172,6 +167,7 @@ def test_everything_public_is_in_the_reference(settings):
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
+        assert not re.search(r"^ +```python", text, re.MULTILINE), f"{page.name}: an indented block would not be run"
         for target in re.findall(r"\]\(([\w./-]+)(?:#[\w-]*)?\)", text):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"

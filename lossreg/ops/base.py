@@ -110,6 +110,7 @@ class Ops:
         cast = [x.astype(dtype, copy=False) if hasattr(x, "dtype") else x for x in (*guesses, *others)]
         found, *slopes = formula(self.formula_xp, *cast)
         if out is not None:
+            scale = scale if isinstance(scale, float) else scale.astype(dtype)
             for target, slope in zip(out, slopes, strict=True):
                 target[...] = self.weighted(slope * scale, weight)
         return (

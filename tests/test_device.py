@@ -1,0 +1,115 @@
+"""CupyOps without a GPU: the same numbers through a stand-in for cupy, and not one value read on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import standin_cupy
+from support import count, each, item_mask, leaves, same
+from table import ROWS, TRUE_ROWS, Row
+
+import lossreg
+
+
+@pytest.fixture
+def cupy() -> Iterator[Any]:
+    with standin_cupy.installed() as module, np.errstate(all="ignore"):
+        yield module
+
+
+def to_device(cupy: Any, tree: Any) -> Any:
+    if isinstance(tree, (tuple, list)) and any(isinstance(leaf, np.ndarray) for leaf in leaves(tree)):
+        return type(tree)(to_device(cupy, part) for part in tree)
+    if isinstance(tree, np.ndarray) and tree.dtype.kind in "fiub":
+        return cupy.asarray(tree)
+    return tree
+
+
+def to_host(tree: Any) -> Any:
+    with standin_cupy.allow_reading():
+        return each(lambda x: x.get() if hasattr(x, "get") else x, tree)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_same_numbers_on_a_device_and_nothing_is_read(row: Row, dtype: Any, cupy: Any, rng: Any) -> None:
+    loss = row.make()
+    guesses, truths = row.sample(rng, 7)
+    guesses = each(lambda x: x.astype(dtype), guesses)
+    expected = loss(guesses, truths)
+    d_guesses, d_truths = to_device(cupy, guesses), to_device(cupy, truths)
+    grad, value = loss(d_guesses, d_truths)
+    assert type(value) is cupy.ndarray
+    assert value.shape == ()
+    assert all(type(part) is cupy.ndarray and part.dtype == dtype for part in leaves(grad))
+    rtol = {2: 1e-2, 4: 1e-5, 8: 1e-13}[np.dtype(dtype).itemsize]
+    same((to_host(grad), to_host(value)), expected, rtol=rtol, atol=rtol * 1e-2)
+    same(to_host(loss.get_loss(d_guesses, d_truths)), to_host(value))
+
+
+@pytest.mark.parametrize("row", TRUE_ROWS, ids=lambda row: row.id)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "batch_mean", "weighted_mean"])
+def test_masks_weights_and_states_stay_on_the_device(row: Row, reduction: Any, cupy: Any, rng: Any) -> None:
+    loss = row.make(reduction=reduction)
+    guesses, truths = row.sample(rng, 7)
+    values = row.make().get_values(guesses, truths)
+    keep = rng.random(count(guesses)) < 0.6
+    masks = {
+        "mask": item_mask(values, keep),
+        "sample_weight": each(lambda m: m + rng.random(m.shape), item_mask(values, keep)),
+    }
+    expected = loss(guesses, truths, **masks)
+    d_guesses, d_truths = to_device(cupy, guesses), to_device(cupy, truths)
+    d_masks = {name: to_device(cupy, mask) for name, mask in masks.items()}
+    same(to_host(loss(d_guesses, d_truths, **d_masks)), expected, rtol=1e-12, atol=1e-16)
+    nothing = {"mask": each(lambda m: m & False, d_masks["mask"])}
+    for part in leaves(to_host(loss(d_guesses, d_truths, **nothing))):
+        assert not np.any(part)
+    if reduction != "none":
+        state = loss.get_state(d_guesses, d_truths, **d_masks)
+        merged = state.merge(state).merge(loss.empty())
+        same(to_host(merged.compute()), 2 * expected[1] if reduction == "sum" else expected[1], rtol=1e-12)
+
+
+def test_full_validation_reads_once_and_says_what_is_wrong(cupy: Any) -> None:
+    loss = lossreg.CategoricalCrossentropy_v4(validate="full", wrt="probs")
+    probs = np.array([[0.5, 0.5], [1.5, 0.0]])
+    with pytest.raises(standin_cupy.WaitedForDeviceError):
+        loss(cupy.asarray(probs), cupy.asarray(np.array([0, 1])))
+    with standin_cupy.allow_reading():
+        with pytest.raises(ValueError, match=r"got 1\.5 in row 1, column 0"):
+            loss(cupy.asarray(probs), cupy.asarray(np.array([0, 1])))
+        with pytest.raises(ValueError, match="undeclared id 2 in row 1"):
+            loss(cupy.asarray(probs * 0.5), cupy.asarray(np.array([0, 2])))
+        loss(cupy.asarray(probs * 0.5), cupy.asarray(np.array([0, 1])))
+
+
+def test_labels_on_the_host_are_checked_and_copied(cupy: Any) -> None:
+    logits = cupy.asarray(np.zeros((3, 2)))
+    loss = lossreg.CrossEntropy(names=["a", "b"])
+    with pytest.raises(ValueError, match="undeclared id 2 in row 1"):
+        loss(logits, [0, 2, 1])
+    with pytest.raises(ValueError, match="unknown name 'c'"):
+        loss(logits, ["a", "c", None])
+    same(to_host(loss(logits, np.array([0, 1, 1]))), lossreg.CrossEntropy()(np.zeros((3, 2)), [0, 1, 1]), 1e-15)
+    for mask in ([1, 0, 1], np.array([1.0, 0.0, 1.0])):
+        assert to_host(loss(logits, [0, 1, 1], mask=mask)[0])[1].tolist() == [0, 0]
+    same(to_host(lossreg.Huber()(logits, np.ones((3, 2))))[1], 0.5)
+    with pytest.raises(ValueError, match="expected truths of numpy as the guesses are"):
+        loss(np.zeros((3, 2)), cupy.asarray(np.array([0, 1, 1])))
+    with pytest.raises(ValueError, match="expected mask to be an array of numpy as the guesses are"):
+        loss(np.zeros((3, 2)), [0, 1, 1], mask=cupy.asarray(np.array([True, True, False])))
+
+
+def test_choosing_the_gpu(cupy: Any) -> None:
+    assert lossreg.prefer_gpu()
+    assert lossreg.prefer_gpu()
+    assert lossreg.require_gpu()
+    assert lossreg.get_ops().name == "cupy"
+    assert lossreg.get_ops(cupy.asarray([1.0])) is lossreg.get_ops("cupy") is lossreg.get_ops()
+    assert lossreg.get_ops(np.zeros(1)).name == "numpy"
+    assert lossreg.require_cpu()
+    assert lossreg.get_ops().name == "numpy"
