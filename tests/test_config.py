@@ -348,6 +348,7 @@ def test_bad_text_is_a_config_error_and_leaves_the_config_alone(text: str) -> No
 
 
 def test_fuzz_of_config_texts() -> None:
+    pytest.importorskip("hypothesis", reason="hypothesis is not installed: pip install hypothesis")
     script = Path(__file__).with_name("fuzz_config.py")
     done = subprocess.run([sys.executable, str(script), "800"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

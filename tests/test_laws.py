@@ -8,7 +8,6 @@ import pickle
 import re
 from typing import Any
 
-import mpmath as mp
 import numpy as np
 import pytest
 from support import count, each, frozen, item_mask, leaves, same, take
@@ -343,6 +342,7 @@ def test_extreme_inputs(row: Row, backend: Any) -> None:
 
 
 def compare_with_mpmath(row: Row, guesses: Any, truths: Any) -> None:
+    mp = pytest.importorskip("mpmath", reason="mpmath is not installed: pip install mpmath")
     loss = row.make()
     values = loss.get_values(guesses, truths)
     with mp.workdps(60):
@@ -429,7 +429,7 @@ elementwise = [row for row in TRUE_ROWS if isinstance(row.make(), ElementwiseLos
 
 @pytest.mark.parametrize("row", elementwise, ids=lambda row: row.id)
 def test_formula_runs_on_the_array_api_standard(row: Row, rng: Any) -> None:
-    xp = pytest.importorskip("array_api_strict")
+    xp = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
     loss = row.make()
     guesses, truths = row.sample(rng, 20)
     options = loss.formula_options(lossreg.NumpyOps())
