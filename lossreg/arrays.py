@@ -33,6 +33,8 @@ class Batch:
     """Number of items of each sequence; None when the guesses are no list."""
     is_tuple: bool
     layout: Layout
+    kept: Array | None = None
+    """What the caller's mask keeps, bool in the values' shape: truths of other items may be anything. None: all."""
 
     @classmethod
     def read(cls, name: str, guesses: Any, inputs: Sequence[str], layout: Layout) -> Batch:
@@ -84,7 +86,8 @@ class Batch:
     def place(self, item: int) -> str:
         """An item of the flat first axis in the caller's words."""
         if self.lengths is None:
-            return f"row {item}"
+            inside = self.layout == "classes" and len(self.values_shape) > 1
+            return f"row {tuple(map(int, np.unravel_index(item, self.values_shape)))}" if inside else f"row {item}"
         ends = np.cumsum(self.lengths)
         sequence = int(np.searchsorted(ends, item, side="right"))
         return f"row {item - int(ends[sequence]) + self.lengths[sequence]} of sequence {sequence}"
@@ -112,7 +115,7 @@ class Batch:
         """Raise unless a value is a list with one part of the right length for each sequence."""
         lengths = self.lengths or ()
         if not isinstance(value, (list, tuple)) or len(value) != len(lengths):
-            expected = f"to be a list of {len(lengths)} and must be same length (one part a sequence of guesses)"
+            expected = f"to be a list of {len(lengths)}, one part for each sequence of guesses"
             raise fail(self.name, what, expected, describe(value))
         for i, (part, length) in enumerate(zip(value, lengths)):
             if not hasattr(part, "__len__") or isinstance(part, str) or getattr(part, "ndim", 1) == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -152,8 +152,10 @@ class ReducedLoss(Loss):
         batch = self.read_guesses(guesses)
         ops = batch.ops
         check = self.validate == "full" or self.validate == "auto" and not ops.on_device
-        read = self.read_truths(batch, truths, check)
         mask_array = item_array(batch, "mask", mask, upper=1.0, check=check)
+        if mask_array is not None:
+            batch = replace(batch, kept=ops.xp.broadcast_to(mask_array != 0, batch.values_shape))
+        read = self.read_truths(batch, truths, check)
         sample = item_array(batch, "sample_weight", sample_weight, upper=np.inf, check=check)
         if read.weight is not None:
             sample = read.weight if sample is None else sample * read.weight
@@ -241,7 +243,7 @@ class ElementwiseLoss(ReducedLoss):
             check_shape(batch.name, "guesses", x, batch.shape, self.inputs[0])
         check_shape(batch.name, "truths", targets, batch.shape, "guesses")
         if check and self.truth_domain is not None:
-            check_domain(batch.name, "truth values", targets, self.truth_domain, None, batch.place)
+            check_domain(batch.name, "truth values", targets, self.truth_domain, batch.kept, batch.place)
         return Truths(targets)
 
     def check_guesses(self, batch: Batch, items: Array | None) -> None:

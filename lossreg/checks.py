@@ -18,7 +18,9 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return f"[{self.low:g}, {self.high:g}]"
+        if self.high < np.inf:
+            return f"in [{self.low:g}, {self.high:g}]"
+        return "without NaN" if self.low == -np.inf else f"of at least {self.low:g}"
 
 
 def fail(name: str, what: str, expected: str, got: str) -> ValueError:
@@ -42,7 +44,7 @@ def check_shape(name: str, what: str, array: Any, expected: tuple[int, ...], lik
         raise fail(name, what, f"of shape {tuple(expected)} (that of {like})", f"mismatched shape {tuple(array.shape)}")
 
 
-def check_domain(name: str, what: str, array: Any, domain: Interval, kept: Any, place: Any) -> None:
+def check_domain(name: str, what: str, array: Any, domain: Interval, kept: Any, place: Any, expected: str = "") -> None:
     """Raise when a kept value lies outside its domain, naming the first row and the value.
 
     `kept` is None or a bool array that broadcasts to `array`; `place(i)` names the i-th item of the first axis. Reads
@@ -59,7 +61,7 @@ def check_domain(name: str, what: str, array: Any, domain: Interval, kept: Any, 
     if index is not None:
         at = place(index[0]) if index else "the only item"
         at += f", column {', '.join(map(str, index[1:]))}" if len(index) > 1 else ""
-        raise fail(name, what, f"in {domain} and not outside the interval", f"{array[index]!s} in {at}")
+        raise fail(name, what, expected or str(domain), f"{array[index]!s} in {at}")
 
 
 def on_host(array: Any) -> Any:

@@ -219,6 +219,8 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
                 target(**options)
             except ConfigError as error:
                 found = error.problems
+        place = {key: i for i, key in enumerate(node)}
+        found.sort(key=lambda problem: place.get(problem[0].split(".")[0], len(place)))
         problems += [(_join(path, option), message) for option, message in found]
 
     @classmethod
@@ -260,8 +262,7 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
 def register(*names: str, alias: str | None = None) -> Callable[[T], T]:
     """Class decorator that enters a calculator into `registry.losses` under one or more names with a version.
 
-    The last name is the one that `to_config` writes. `alias` is a short name for `lossreg.loss` and
-    `lossreg.functional`.
+    The last name is the one that `to_config` writes. `alias` is a short name for use in Python.
     """
 
     def decorate(cls: T) -> T:

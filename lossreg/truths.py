@@ -64,7 +64,8 @@ class Labels:
     def read(self, batch: Batch, truths: Any, check: bool) -> Targets:
         """Targets of a batch. `check` reads ids and rows that are on a device too, to check their range."""
         n, classes = batch.arrays[0].shape
-        reader = _Reader(self, batch.ops, n, classes, batch.arrays[0].dtype, check, batch.place)
+        kept = None if batch.kept is None else batch.kept.reshape(n)
+        reader = _Reader(self, batch.ops, n, classes, batch.arrays[0].dtype, check, kept, batch.place)
         if self.names and len(self.names) != classes and batch.lengths != ():
             raise fail(self.name, "one name for each class", f"of guesses, {classes}", f"{len(self.names)} names")
         if batch.lengths is not None:
@@ -89,7 +90,8 @@ class Labels:
         parts, start = [], 0
         for part in truths:
             place = lambda i, start=start: batch.place(start + i)  # noqa: E731
-            parts.append(replace(reader, n=len(part), place=place).read(part))
+            kept = None if reader.kept is None else reader.kept[start : start + len(part)]
+            parts.append(replace(reader, n=len(part), kept=kept, place=place).read(part))
             start += len(part)
         if any(part.rows is not None for part in parts) and any(part.has_sets for part in parts):
             expected = "without negated labels or label sets where another sequence has dense rows"
@@ -127,6 +129,8 @@ class _Reader:
     classes: int
     dtype: Any
     check: bool
+    kept: Array | None
+    """False where the caller masks the row: its truth may be anything."""
     place: Callable[[int], str]
 
     def fail(self, what: str, expected: str, got: str, row: int | None = None) -> ValueError:
@@ -137,7 +141,8 @@ class _Reader:
         if isinstance(truths, np.ma.MaskedArray):
             raise self.fail("truths", "to be an array (give its mask as mask=~array.mask)", "a masked array")
         if type(truths).__module__.partition(".")[0] == "pandas":
-            truths = truths.to_numpy()
+            missing = np.asarray(truths.isna())
+            truths = np.where(missing, None, truths.to_numpy(dtype=object)) if missing.any() else truths.to_numpy()
         if isinstance(truths, (list, tuple)):
             return self.read_list(truths)
         if not hasattr(truths, "dtype") or not hasattr(truths, "ndim"):
@@ -173,13 +178,15 @@ class _Reader:
         if isinstance(self.labels.missing_value, int):
             present = self.ops.xp.argmax(rows, axis=1) != self.labels.missing_value
         if self.check:
-            kept = None if present is None else present[:, None]
+            kept = self.kept if present is None or self.kept is None else present & self.kept
+            kept = present if kept is None else kept
+            kept = None if kept is None else kept[:, None]
             check_domain(self.labels.name, "truth values", rows, Interval(0, 1), kept, self.place)
         return Targets(self.ops, rows=rows if rows.dtype.kind == "f" else rows.astype(self.dtype), present=present)
 
     def read_ids(self, ids: Array) -> Targets:
         """Ids of any integer type. Unless checked, ids stay on their device unread."""
-        xp, present = self.ops.xp, None
+        xp, present = self.ops.xp, self.kept
         for missing in self.labels.missing_ids:
             if not self.check or xp.any(ids == missing):
                 present = (ids != missing) if present is None else present & (ids != missing)
@@ -195,7 +202,8 @@ class _Reader:
         """A list of one of the forms: ids, rows of numbers, or labels and sets of labels."""
         self.check_length(truths)
         kinds = set(map(type, truths))
-        host = replace(self, ops=get_ops("numpy"), check=True)
+        # a mask on a device cannot be read here: there every label of a list must be one
+        host = replace(self, ops=get_ops("numpy"), check=True, kept=None if self.ops.on_device else self.kept)
         if not kinds:
             return Targets(self.ops, ids=self.ops.xp.zeros(0, np.int64))
         if all(issubclass(kind, (int, np.integer, np.bool_)) for kind in kinds):
@@ -208,7 +216,7 @@ class _Reader:
                     raise
                 raise self.fail("truth rows", f"to have {self.classes} numbers each", "ragged rows") from None
         if not any(issubclass(kind, SETS) for kind in kinds):
-            targets = host.from_codes(self.codes(truths))
+            targets = host.from_codes(host.codes(truths))
             if self.labels.sets and self.classes == 1 and targets.negated is not None:
                 row = int(np.argmax(targets.negated))
                 raise self.fail("a negated label", "to leave a candidate", "the only class negated", row)
@@ -245,6 +253,8 @@ class _Reader:
     def code(self, label: Any, row: int) -> int:
         """The code of one label, or an error that names its row."""
         names, table = self.labels.names, self.labels.table
+        if self.kept is not None and not self.kept[row]:
+            return MISSING
         if label is None or isinstance(label, str) and table.get(label) == MISSING:
             return MISSING
         if isinstance(label, str) and not names:
@@ -281,6 +291,8 @@ class _Reader:
             row = next(i for i, truth in enumerate(truths) if isinstance(truth, SETS))
             raise self.fail("truths", "to be single labels (version 4 takes sets)", describe(truths[row]), row)
         labels = [truth if isinstance(truth, SETS) else (truth,) for truth in truths]
+        if self.kept is not None:
+            labels = [label if keep else (None,) for label, keep in zip(labels, self.kept)]
         lengths = np.fromiter(map(len, labels), np.int64, len(labels))
         if not lengths.all():
             row = int(np.argmin(lengths))

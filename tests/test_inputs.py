@@ -123,6 +123,10 @@ def test_pandas_labels() -> None:
         CrossEntropy(**ABC)(X, pandas.Series(["a", None, "c"], dtype=object)), CrossEntropy(**ABC)(X, ["a", None, "c"])
     )
     same(CrossEntropy()(X, pandas.Series([0, 1, 2])), CrossEntropy()(X, [0, 1, 2]))
+    for dtype in ("str", "category", "string"):
+        labels = pandas.Series(["a", None, "c"], dtype=dtype)
+        same(CrossEntropy(**ABC)(X, labels), CrossEntropy(**ABC)(X, ["a", None, "c"]))
+    same(CrossEntropy()(X, pandas.Series([0, None, 2], dtype="Int64")), CrossEntropy()(X, [0, None, 2]))
 
 
 def test_sequences_with_truths_of_different_forms() -> None:
@@ -191,7 +195,7 @@ BAD: list[tuple[Any, Any, Any, str]] = [
     (CategoricalCrossentropy(), P, [[0, 1], [1], [2]], "to be single labels (version 4 takes sets), got a list of 2 in row 0."),
     # rows
     (CrossEntropy(), X, np.eye(3)[:, :2], "expected truths of shape (3, 3) as guesses, got mismatched shapes: a float64 array of shape (3, 2)."),
-    (CrossEntropy(), X, np.eye(3) * 1.5, "expected truth values in [0, 1] and not outside the interval, got 1.5 in row 0, column 0."),
+    (CrossEntropy(), X, np.eye(3) * 1.5, "expected truth values in [0, 1], got 1.5 in row 0, column 0."),
     (CrossEntropy(), X, np.where(np.eye(3) > 0, np.nan, 0), "got nan in row 0, column 0."),
     (CategoricalCrossentropy(), P, np.eye(3) - 0.1, "got -0.1 in row 0, column 1."),
     (CrossEntropy(), X, [[0.5, 0.5], [1.0], [0.0, 1.0, 0.0]], "expected truth rows to have 3 numbers each, got ragged or mixed rows."),
@@ -200,10 +204,10 @@ BAD: list[tuple[Any, Any, Any, str]] = [
     (CategoricalCrossentropy(label_smoothing=0.7), P, [0, 1, 2], "expected label_smoothing below (C-1)/C = 0.666667 for 3 classes, got 0.7."),
     (CategoricalCrossentropy_v4(label_smoothing=0.1), P[:, :1] * 0 + 1, [0, 0, 0], "expected label_smoothing below (C-1)/C = 0 for 1 classes"),
     # guesses
-    (CategoricalCrossentropy(), P - 0.2, [0, 1, 2], "expected guesses in [0, 1] and not outside the interval, got -0.1 in row 1, column 0."),
+    (CategoricalCrossentropy(), P - 0.2, [0, 1, 2], "expected guesses in [0, 1], got -0.1 in row 1, column 0."),
     (CategoricalCrossentropy(), np.where(P == 0.8, np.nan, P), [0, 1, 2], "got nan in row 1, column 1."),
     (CategoricalCrossentropy_v4(wrt="probs"), P * 2, [0, 1, 2], "got 1.6 in row 1, column 1."),
-    (CategoricalCrossentropy_v4(), P / 2, [0, 1, 2], 'rows of guesses with sums (for wrt="logits"; independent outputs need wrt="probs")'),
+    (CategoricalCrossentropy_v4(), P / 2, [0, 1, 2], 'expected guesses with rows that sum to 1 (for outputs that are not a softmax take wrt="probs"), got 0.5 in row 0.'),
     (CategoricalCrossentropy(), P[0], [0], "expected guesses of shape (N, C), got shape (3,)."),
     (CategoricalCrossentropy(), [P], [[0, 1, 2]], "expected guesses to be an array (N, C), got a list of 1."),
     (CrossEntropy(), P[:, :0], [0, 1, 2], "expected guesses of shape (N, C), (C,) or (N, C, ...) with C >= 1, got shape (3, 0)."),
@@ -219,7 +223,7 @@ BAD: list[tuple[Any, Any, Any, str]] = [
     (MeanSquaredError(), X, [[1.0], [1.0, 2.0]], "expected truths to be an array, got a list of 2 of uneven parts."),
     (MeanSquaredError(), X, None, "expected truths to be an array, got None."),
     (MeanSquaredError(), X, np.array(["a"]), "expected truths of real numbers"),
-    (BinaryCrossEntropyWithLogits(), X, X + 4, "expected truth values in [0, 1] and not outside the interval, got 2.39"),
+    (BinaryCrossEntropyWithLogits(), X, X + 4, "expected truth values in [0, 1], got 2.39"),
     (BinaryCrossEntropyWithLogits(), X, X * np.nan, "got nan in row 0, column 0."),
     (BinaryCrossEntropyWithLogits(pos_weight=[1.0, 2.0]), X, P, "expected pos_weight of 3 (the last axis of guesses), got 2 values."),
     (CrossEntropy(class_weight=[1.0, 2.0]), X, [0, 1, 2], "expected class_weight one for each class of guesses, 3, got 2 values."),
@@ -231,11 +235,12 @@ BAD: list[tuple[Any, Any, Any, str]] = [
     (InfoNCE(), (X, X), [0, 1, 2], "expected truths None (the truth of query i is key i), got list."),
     (L2Distance(), X, X[:2], "expected truths of shape (3, 3) (that of guesses), got mismatched shape (2, 3)."),
     (L2Distance(), X[0], X[0], "expected guesses of shape (N, D), got shape (3,)."),
-    (L2Distance(), X * np.nan, X, "got nan in row 0, column 0."),
+    (L2Distance(), X * np.nan, X, "expected guesses without NaN, got nan in row 0, column 0."),
+    (CrossEntropy(), np.zeros((2, 3, 4)), np.full((2, 4), 3), "got undeclared id 3 in row (0, 0)."),
     (CosineDistance(), X, X.tolist(), "expected truths to be an array, got a list of 3."),
     # sequences
     (SequenceCategoricalCrossentropy(), P, [0, 1, 2], "expected guesses of sequence 0 of shape (Ni, C), got shape (3,)."),
-    (SequenceCategoricalCrossentropy(), [P, P], [[0, 1, 2]], "expected truths to be a list of 2 and must be same length"),
+    (SequenceCategoricalCrossentropy(), [P, P], [[0, 1, 2]], "expected truths to be a list of 2, one part for each sequence of guesses, got a list of 1."),
     (SequenceCategoricalCrossentropy(), [P, P], [[0, 1, 2], [0, 1]], "expected truths of sequence 1 of length 3 (that of its guesses), got length 2."),
     (SequenceCategoricalCrossentropy(), [P, P], [[0, 1, 2], [0, 1, 9]], "got undeclared id 9 in row 2 of sequence 1."),
     (SequenceCategoricalCrossentropy(), [P[:0], P, P], [[], [0, 1, 2], np.array([0, 1, 9])], "got undeclared id 9 in row 2 of sequence 2."),
@@ -263,13 +268,13 @@ def test_bad_input_gets_one_sentence(loss: Any, guesses: Any, truths: Any, messa
 WEIGHTS: list[tuple[dict[str, Any], str]] = [
     (dict(mask=[1, 0]), "expected mask that broadcasts to the values' shape (3,), got shape (2,)."),
     (dict(mask=np.ones((3, 3))), "got shape (3, 3)."),
-    (dict(mask=[0.5, 1.5, 0]), "expected mask in [0, 1] and not outside the interval, got 1.5 in row 1."),
+    (dict(mask=[0.5, 1.5, 0]), "expected mask in [0, 1], got 1.5 in row 1."),
     (dict(mask=[0.5, -0.5, 0]), "got -0.5 in row 1."),
     (dict(mask=[0.5, np.nan, 0]), "got nan in row 1."),
     (dict(mask=["a", "b", "c"]), "expected mask of numbers or bools, got a <U1 array of shape (3,)."),
     (dict(mask=[[1], [1, 2]]), "expected mask to be an array, got a list of 2 of uneven parts."),
     (dict(mask="all"), "expected mask to be an array of numpy as the guesses are, got 'all'."),
-    (dict(sample_weight=[1.0, -1.0, 1.0]), "expected sample_weight in [0, inf] and not outside the interval, got -1.0 in row 1."),
+    (dict(sample_weight=[1.0, -1.0, 1.0]), "expected sample_weight of at least 0, got -1.0 in row 1."),
     (dict(sample_weight=[1.0, np.inf, 1.0]), "expected sample_weight to be finite, got inf."),
     (dict(sample_weight=[1.0, np.nan, 1.0]), "got nan in row 1."),
     (dict(sample_weight=np.ones(4)), "expected sample_weight that broadcasts to the values' shape (3,), got shape (4,)."),
@@ -296,15 +301,34 @@ def test_weights_for_rows_cannot_become_weights_for_columns() -> None:
 
 
 def test_only_what_counts_is_checked() -> None:
-    """A masked or missing row may hold anything; a masked truth of a label must still be one."""
+    """A missing row may hold any guess, and a masked one any guess and any truth."""
     bad = P.copy()
     bad[1] = np.nan
     loss = CategoricalCrossentropy_v4(**MESSY)
     same(loss(bad, ["a", "", "c"]), loss(np.where(np.isnan(bad), 1 / 3, bad), ["a", "", "c"]))
-    same(loss(bad, ["a", "b", "c"], mask=[1, 0, 1])[1], loss(P[[0, 2]], ["a", "c"])[1])
+    expected = loss(P[[0, 2]], ["a", "c"])[1]
+    for nonsense in ("b", "dog", "!dog", -5, 2**70, float("nan"), object(), set(), {"a", "!b"}, {"dog"}, b"x"):
+        same(loss(bad, ["a", nonsense, "c"], mask=[1, 0, 1])[1], expected)
+        with pytest.raises(ValueError):
+            loss(bad, ["a", nonsense, "c"], mask=[0, 1, 1])
+    for truths in (
+        np.array([0, -1, 2]),
+        np.array([0, 99, 2], dtype="u1"),
+        [0, 7, 2],
+        np.array([[1, 0, 0], [9, np.nan, 3], [0, 0, 1]]),
+    ):
+        same(loss(bad, truths, mask=[1, 0, 1])[1], expected)
+    sequences = SequenceCategoricalCrossentropy_v4(**MESSY)
+    for parts in ([["a", "dog"], ["c"]], [np.array([0, 9]), [2]], [["a", {"dog"}], np.array([2])]):
+        same(sequences([bad[:2], bad[2:]], parts, mask=[np.array([1, 0]), [1]])[1], expected)
     truths = P.copy()
-    truths[1] = 7.0
-    with pytest.raises(ValueError, match="truth values"):
+    truths[1] = [7.0, np.nan, -1.0]
+    keep = np.array([[True], [False], [True]])
+    same(
+        BinaryCrossEntropyWithLogits().get_loss(X, truths, mask=keep),
+        BinaryCrossEntropyWithLogits().get_loss(X[[0, 2]], P[[0, 2]]),
+    )
+    with pytest.raises(ValueError, match=r"truth values in \[0, 1\], got 7.0 in row 1"):
         BinaryCrossEntropyWithLogits()(X, truths)
 
 
@@ -312,7 +336,7 @@ def test_validate_shape_skips_the_range_and_full_does_not() -> None:
     assert np.isfinite(CategoricalCrossentropy_v4(validate="shape")(P * 0.5, [0, 1, 2])[1])
     assert BinaryCrossEntropyWithLogits(validate="shape").get_loss(X, P * 2) is not None
     for validate in ("auto", "full"):
-        with pytest.raises(ValueError, match="rows of guesses with sums"):
+        with pytest.raises(ValueError, match="rows that sum to 1"):
             CategoricalCrossentropy_v4(validate=validate)(P * 0.5, [0, 1, 2])
 
 

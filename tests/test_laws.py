@@ -126,8 +126,14 @@ def test_mask_zero_is_the_item_deleted(row: Row, bad: float, reduction: Any, bac
         spoiled = [x if k else spoil(x) for x, k in zip(guesses, keep, strict=True)]
     else:
         spoiled = each(spoil, guesses)
+    nonsense = truths
+    if isinstance(truths, np.ndarray):
+        nonsense = truths.copy()
+        nonsense[~keep] = bad if truths.dtype.kind == "f" else 99
+    elif truths and not isinstance(guesses, list):
+        nonsense = [truth if k else "no such name" for truth, k in zip(truths, keep, strict=True)]
     for mask in (item_mask(values, keep), each(lambda m: m.astype(np.float32), item_mask(values, keep))):
-        grad, value = loss(spoiled, truths, mask=mask)
+        grad, value = loss(spoiled, nonsense, mask=mask)
         kept_grad, kept_value = loss(take(guesses, keep), take(truths, keep))
         same(value, kept_value, rtol=1e-14)
         same(take(grad, keep), kept_grad, rtol=1e-14, atol=1e-18)

@@ -204,6 +204,27 @@ def test_thincs_gradient_under_its_other_heads_is_no_slope_of_cross_entropy(rng:
     np.testing.assert_allclose(v3, squared, atol=1e-7)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("wrt", ["logits", "probs"])
+@pytest.mark.parametrize("weight", [1.0, 1e4])
+def test_a_softmax_that_underflowed_gives_no_infinity(dtype: Any, wrt: str, weight: float) -> None:
+    loss = lossreg.CategoricalCrossentropy_v4(
+        wrt=wrt, reduction="sum", class_weight=[weight, 1, 1], names=["a", "b", "c"], neg_prefix="!"
+    )
+    probs = np.array([[0.0, 0.0, 1.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]], dtype=dtype)
+    truths = ["a", {"b", "c"}, "!c"]
+    grad, value = loss(probs, truths)
+    least = float(np.finfo(dtype).tiny)
+    mean = (weight + 1) / 2
+    assert value == pytest.approx(-(weight + mean) * np.log(least), rel=1e-6)
+    assert np.isfinite(grad).all()
+    if wrt == "logits":
+        expected = [[-weight, 0, weight], [0, 0, 0], [-mean / 2, -mean / 2, mean]]
+        np.testing.assert_allclose(grad, np.array(expected), rtol=1e-3)
+    else:
+        assert not FORMULAS["softmax_activation"][1](probs, grad)[0].any()
+
+
 # Registries and training loops
 
 

@@ -1,27 +1,7 @@
 """All calculators, one module a family; importing this package registers them."""
 
-from .binary import BinaryCrossEntropyWithLogits
-from .categorical import CrossEntropy
-from .embedding import InfoNCE
-from .regression import Huber, MeanSquaredError
-from .thinc import (
-    CategoricalCrossentropy,
-    CosineDistance,
-    L2Distance,
-    SequenceCategoricalCrossentropy,
-)
-from .thinc_v4 import CategoricalCrossentropy_v4, SequenceCategoricalCrossentropy_v4
+from . import binary, categorical, embedding, regression, thinc, thinc_v4
 
-__all__ = [
-    "BinaryCrossEntropyWithLogits",
-    "CategoricalCrossentropy",
-    "CategoricalCrossentropy_v4",
-    "CosineDistance",
-    "CrossEntropy",
-    "Huber",
-    "InfoNCE",
-    "L2Distance",
-    "MeanSquaredError",
-    "SequenceCategoricalCrossentropy",
-    "SequenceCategoricalCrossentropy_v4",
-]
+__all__ = [  # noqa: PLE0604
+    *binary.__all__, *categorical.__all__, *embedding.__all__, *regression.__all__, *thinc.__all__, *thinc_v4.__all__,
+]  # fmt: skip

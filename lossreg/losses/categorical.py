@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
 from ..arrays import Batch
 from ..base import RowLoss, Truths
-from ..checks import fail
 from ..config import register
 from ..ops import Array
-from ..options import Configurable, Problem
 from ..targets import Targets
-from ..truths import Labels, label_problems
+from ..truths import Labels
+from .labels import ClassWeight, LabelOptions, class_weights
 
-__all__ = ["ClassWeight", "CrossEntropy", "LabelOptions"]
-
-ClassWeight = Sequence[Annotated[float, Ge(0)]] | None
-"""One factor for each class."""
-
-
-class LabelOptions(Configurable):
-    """What labels may look like.
-
-    names: class names in the order of the columns; truths may then be names as well as ids.
-    missing_value: a label (name or id) that means "not known"; None always does. Such rows give loss 0, gradient 0.
-    neg_prefix: with "!", the label "!dog" says that any class but dog is right.
-    """
-
-    names: Sequence[str] | None = None
-    missing_value: str | int | None = None
-    neg_prefix: str | None = None
-
-    def check_options(self) -> Iterable[Problem]:
-        """Duplicate names, and names that read as negations."""
-        yield from label_problems(self.names, self.neg_prefix)
+__all__ = ["CrossEntropy"]
 
 
 @register("CrossEntropy.v1", alias="ce")
@@ -101,13 +79,3 @@ class CrossEntropy(RowLoss, LabelOptions):
         return batch.ops.softmax_cross_entropy(
             x, truths.targets, target_weight, smoothing, row_weight, out=None if out is None else out[0]
         )
-
-
-def class_weights(batch: Batch, weight: ClassWeight) -> Array | None:
-    """Class weights as an array of the batch's backend, one for each class."""
-    classes = batch.arrays[0].shape[1]
-    if weight is None:
-        return None
-    if len(weight) != classes:
-        raise fail(batch.name, "class_weight", f"one for each class of guesses, {classes}", f"{len(weight)} values")
-    return batch.ops.asarray(weight, dtype="float64")

@@ -15,7 +15,7 @@ from ..ops import Array
 from ..reduction import Reduction
 from ..targets import Targets
 from ..truths import Labels
-from .categorical import ClassWeight, LabelOptions, class_weights
+from .labels import ClassWeight, LabelOptions, class_weights
 from .thinc import UNIT, Smoothing, as_list, check_smoothing, read_sequences
 
 __all__ = ["CategoricalCrossentropy_v4", "SequenceCategoricalCrossentropy_v4"]
@@ -38,7 +38,8 @@ class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the ver
     value = (1-f) (-log P_S) - f/C sum_c log p_c with f = e C / (C-1). class_weight w as in `CrossEntropy`: the part of
     the label counts w_y, that of smoothing w_c, and a mean divides by the sum of w_y.
     A probability below the smallest normal number of its dtype counts as that number, so that a softmax that
-    underflowed to 0 gives a large finite loss; with wrt "logits" its slope is exact.
+    underflowed to 0 gives a large finite loss. With wrt "logits" its slope is exact; with wrt "probs" it ends at the
+    largest number of the dtype, so that no backward pass makes NaN of it.
     Shapes: guesses, grad (N, C) in [0, 1]; truths (N,) labels and sets, or (N, C) numbers in [0, 1].
     Gradient with respect to: `wrt`.
     Errors: as CrossEntropy; ValueError for guesses outside [0, 1] or, with wrt "logits", rows that do not sum to 1.
@@ -71,8 +72,8 @@ class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the ver
         check_domain(batch.name, "guesses", p, UNIT, None if kept is None else kept[:, None], batch.place)
         if self.wrt == "logits":
             sums = p.sum(axis=1, dtype=np.float64)
-            what = 'rows of guesses with sums (for wrt="logits"; independent outputs need wrt="probs")'
-            check_domain(batch.name, what, sums, Interval(0.99, 1.01), kept, batch.place)
+            expected = 'with rows that sum to 1 (for outputs that are not a softmax take wrt="probs")'
+            check_domain(batch.name, "guesses", sums, Interval(0.99, 1.01), kept, batch.place, expected)
 
     def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
         """The kernel of the backend, with smoothing as one coefficient for each class."""

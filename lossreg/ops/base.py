@@ -246,13 +246,14 @@ class Ops:
             value = a * -log P + sum_c s_c * -log p_c,   slope in p = -a [c in S] / P - s / p
                                                          slope in the logits = (a + sum s) p - a q - s
 
-        and for dense rows t as if a = 0 and s = t. Numbers below the smallest normal one count as that one, and q is
-        even over S where P is.
+        and for dense rows t as if a = 0 and s = t. Numbers below the smallest normal one of the probabilities' dtype
+        count as that one, and q is even over S where P is. Slopes in p end at the largest number of the dtype.
         """
         xp, dtype = self.xp, compute_dtype(probs.dtype)
         p = probs.astype(dtype, copy=False)
         n, classes = p.shape
-        least = dtype.type(np.finfo(dtype).tiny)
+        limits = np.finfo(np.float16 if probs.dtype.name == "float16" else dtype)
+        least, most = (dtype.type(limit) for limit in (limits.tiny, limits.max))
         spread = targets.rows if smoothing is None else smoothing
         values = xp.zeros(n, dtype)
         slope = xp.zeros(p.shape, dtype)
@@ -276,5 +277,5 @@ class Ops:
             if row_weight is not None:
                 w = row_weight.astype(dtype, copy=False)[:, None]
                 slope = xp.where(w == 0, 0, slope * w)
-            out[...] = slope
+            out[...] = slope if wrt_logits else xp.minimum(xp.maximum(slope, -most), most)
         return values

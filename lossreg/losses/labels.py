@@ -1,0 +1,46 @@
+"""Options that losses over classes share: what labels look like, and what each class weighs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated
+
+from annotated_types import Ge
+
+from ..arrays import Batch
+from ..checks import fail
+from ..ops import Array
+from ..options import Configurable, Problem
+from ..truths import label_problems
+
+__all__ = ["ClassWeight", "LabelOptions", "class_weights"]
+
+ClassWeight = Sequence[Annotated[float, Ge(0)]] | None
+"""One factor for each class."""
+
+
+class LabelOptions(Configurable):
+    """What labels may look like.
+
+    names: class names in the order of the columns; truths may then be names as well as ids.
+    missing_value: a label (name or id) that means "not known"; None always does. Such rows give loss 0, gradient 0.
+    neg_prefix: with "!", the label "!dog" says that any class but dog is right.
+    """
+
+    names: Sequence[str] | None = None
+    missing_value: str | int | None = None
+    neg_prefix: str | None = None
+
+    def check_options(self) -> Iterable[Problem]:
+        """Duplicate names, and names that read as negations."""
+        yield from label_problems(self.names, self.neg_prefix)
+
+
+def class_weights(batch: Batch, weight: ClassWeight) -> Array | None:
+    """Class weights as an array of the batch's backend, one for each class."""
+    classes = batch.arrays[0].shape[1]
+    if weight is None:
+        return None
+    if len(weight) != classes:
+        raise fail(batch.name, "class_weight", f"one for each class of guesses, {classes}", f"{len(weight)} values")
+    return batch.ops.asarray(weight, dtype="float64")
