@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,15 +13,20 @@ from .ops import Array, Ops, get_ops
 
 __all__ = ["Batch", "Layout", "real_array"]
 
-Layout = Literal["elements", "vectors", "classes"]
-"""Which axes of guesses make one value: none; the last; or the second of (N, C, d1, ...), which may be the only one."""
+Layout = Literal["elements", "broadcast", "vectors", "classes", "time"] | int
+"""Which axes of guesses make one value.
+
+"elements": none. "broadcast": none, and the outputs broadcast to a common shape. "vectors": the last. "classes": the
+second of (N, C, d1, ...), or the only one. "time": first and last of (T, N, C), or both of (T, C). A number: that axis.
+"""
 
 
 @dataclass(frozen=True)
 class Batch:
     """The guesses of one call as flat arrays of one backend, and the way back to the caller's arrangement.
 
-    A list of sequences becomes one concatenated array. Vectors and classes become the rows of a matrix.
+    A list of sequences becomes one concatenated array. Vectors and classes become the rows of a matrix, and (T, N, C)
+    becomes (N, T, C).
     """
 
     name: str
@@ -56,26 +61,59 @@ class Batch:
                 raise fail(name, "guesses", f"all like the first, {describe(arrays[0])}", describe(x))
         arrays = [x if x.dtype.kind not in "iub" else x.astype(np.float64) for x in arrays]
         shapes = tuple(tuple(x.shape) for x in arrays)
-        if layout != "elements":
-            expected = (
-                "(N, C), (C,) or (N, C, ...) with C >= 1" if layout == "classes" else "(N, D) or (D,) with D >= 1"
-            )
-            for shape in shapes:
-                if not shape or shape[1 if len(shape) > 1 else 0] < 1 or layout == "vectors" and len(shape) > 2:
-                    raise fail(name, "guesses", f"of shape {expected}", f"shape {shape}")
-            arrays = [_rows(x) for x in arrays]
-        return cls(name, ops, tuple(arrays), shapes, lengths, is_tuple, layout)
+        batch = cls(name, ops, tuple(arrays), shapes, lengths, is_tuple, layout)
+        return batch if layout == "elements" else replace(batch, arrays=batch._flat())
+
+    def _flat(self) -> tuple[Array, ...]:
+        """The caller's arrays as the formula gets them."""
+        xp = self.ops.xp
+        if self.layout == "broadcast":
+            try:
+                return tuple(xp.broadcast_arrays(*self.arrays))
+            except ValueError:
+                shapes = " and ".join(map(str, self.shapes))
+                raise fail(self.name, "guesses", "of shapes that broadcast", f"shapes {shapes}") from None
+        for shape in self.shapes:
+            if self.layout == "time":
+                fits, expected = len(shape) in (2, 3) and shape[-1] >= 1, "(T, N, C) or (T, C) with C >= 1"
+            else:
+                axis = self._axis(shape)
+                fits = -len(shape) <= axis < len(shape) and shape[axis] >= 1
+                expected = {
+                    "classes": "(N, C), (C,) or (N, C, ...) with C >= 1",
+                    "vectors": "(..., D) with D >= 1",
+                }.get(str(self.layout), f"(...) with 1 or more along axis {self.layout}")
+            if not fits:
+                raise fail(self.name, "guesses", f"of shape {expected}", f"shape {shape}")
+        if self.layout == "time":
+            return tuple(x[:, None] if x.ndim == 2 else x for x in self.arrays)
+        return tuple(self._rows(x, self._axis(x.shape)) for x in self.arrays)
+
+    def _rows(self, x: Array, axis: int) -> Array:
+        moved = x if axis in (-1, x.ndim - 1) else self.ops.xp.moveaxis(x, axis, -1)
+        return moved.reshape(-1, x.shape[axis])
+
+    def _axis(self, shape: tuple[int, ...]) -> int:
+        """The axis that makes one value, in layouts where it is one."""
+        if self.layout == "classes":
+            return 1 if len(shape) > 1 else 0
+        return self.layout if isinstance(self.layout, int) else -1
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the first output as the caller gave it, sequences concatenated."""
-        return self.shapes[0]
+        """Shape of the first output as the caller gave it, sequences concatenated and outputs broadcast."""
+        return tuple(self.arrays[0].shape) if self.layout == "broadcast" else self.shapes[0]
 
     @property
     def values_shape(self) -> tuple[int, ...]:
-        """Shape of the unreduced values: that of the guesses without the axis that makes one value."""
-        shape = self.shapes[0]
-        return shape if self.layout == "elements" else () if len(shape) == 1 else (shape[0], *shape[2:])
+        """Shape of the unreduced values: that of the guesses without the axes that make one value."""
+        shape = self.shape
+        if self.layout in ("elements", "broadcast"):
+            return shape
+        if self.layout == "time":
+            return shape[1:-1]
+        axis = self._axis(shape) % len(shape)
+        return shape[:axis] + shape[axis + 1 :]
 
     def __len__(self) -> int:
         """What `reduction="batch_mean"` divides by: items of the first axis, or sequences."""
@@ -86,7 +124,7 @@ class Batch:
     def place(self, item: int) -> str:
         """An item of the flat first axis in the caller's words."""
         if self.lengths is None:
-            inside = self.layout == "classes" and len(self.values_shape) > 1
+            inside = self.layout not in ("elements", "broadcast") and len(self.values_shape) > 1
             return f"row {tuple(map(int, np.unravel_index(item, self.values_shape)))}" if inside else f"row {item}"
         ends = np.cumsum(self.lengths)
         sequence = int(np.searchsorted(ends, item, side="right"))
@@ -94,8 +132,20 @@ class Batch:
 
     def restore(self, arrays: Sequence[Array]) -> Any:
         """Flat gradients in the arrangement of the guesses."""
-        parts = [self.split(_unrows(x, shape)) for x, shape in zip(arrays, self.shapes, strict=True)]
+        parts = [self.split(self._restored(x, shape)) for x, shape in zip(arrays, self.shapes, strict=True)]
         return tuple(parts) if self.is_tuple else parts[0]
+
+    def _restored(self, x: Array, shape: tuple[int, ...]) -> Array:
+        if tuple(x.shape) == shape:
+            return x
+        if self.layout == "broadcast":  # what was repeated gets the sum of its slopes
+            x = x.sum(axis=tuple(range(x.ndim - len(shape))))
+            return x.sum(axis=tuple(i for i, n in enumerate(shape) if n != x.shape[i]), keepdims=True)
+        if self.layout == "time":
+            return x[:, 0]
+        axis = self._axis(shape) % len(shape)
+        moved = (*self.values_shape, shape[axis])
+        return self.ops.xp.moveaxis(x.reshape(moved), -1, axis)
 
     def split(self, array: Array) -> Any:
         """A flat array as a list with one part a sequence, or itself when there are no sequences."""
