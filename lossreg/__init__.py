@@ -3,9 +3,12 @@
 from . import losses
 from .base import CoupledLoss, ElementwiseLoss, Loss, ReducedLoss, RowLoss
 from .config import Config, register, registry
+from .losses.alignment import *  # noqa: F403
 from .losses.binary import *  # noqa: F403
 from .losses.categorical import *  # noqa: F403
+from .losses.divergence import *  # noqa: F403
 from .losses.embedding import *  # noqa: F403
+from .losses.margin import *  # noqa: F403
 from .losses.regression import *  # noqa: F403
 from .losses.thinc import *  # noqa: F403
 from .losses.thinc_v4 import *  # noqa: F403

@@ -41,6 +41,9 @@ class Batch:
     kept: Array | None = None
     """What the caller's mask keeps, bool in the values' shape: truths of other items may be anything. None: all."""
 
+    keepdims: bool = False
+    """Whether values keep the axis that makes them, with length 1."""
+
     @classmethod
     def read(cls, name: str, guesses: Any, inputs: Sequence[str], layout: Layout) -> Batch:
         """Check the arrangement and dtypes of guesses; no data is read, and nothing is copied that need not be."""
@@ -113,7 +116,7 @@ class Batch:
         if self.layout == "time":
             return shape[1:-1]
         axis = self._axis(shape) % len(shape)
-        return shape[:axis] + shape[axis + 1 :]
+        return shape[:axis] + (1,) * self.keepdims + shape[axis + 1 :]
 
     def __len__(self) -> int:
         """What `reduction="batch_mean"` divides by: items of the first axis, or sequences."""
@@ -144,7 +147,7 @@ class Batch:
         if self.layout == "time":
             return x[:, 0]
         axis = self._axis(shape) % len(shape)
-        moved = (*self.values_shape, shape[axis])
+        moved = shape[:axis] + shape[axis + 1 :] + (shape[axis],)
         return self.ops.xp.moveaxis(x.reshape(moved), -1, axis)
 
     def split(self, array: Array) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from .arrays import Batch, Layout, real_array
-from .checks import Interval, check_domain, check_shape, describe, fail
+from .checks import Interval, OneOf, check_domain, check_shape, describe, fail
 from .ops import Array, Ops
 from .ops.base import compute_dtype
 from .options import Configurable
@@ -107,7 +109,11 @@ class ReducedLoss(Loss):
 
     def get_values(self, guesses: Any, truths: Any = None, *, mask: Any = None, sample_weight: Any = None) -> Any:
         """The values before reduction, times their weights; 0 where masked or missing."""
-        return self._run(guesses, truths, mask, sample_weight, None, Wanted(values=True))[1]
+        return self._unreduced.get_loss(guesses, truths, mask=mask, sample_weight=sample_weight)
+
+    @functools.cached_property
+    def _unreduced(self) -> ReducedLoss:
+        return replace(self, reduction="none")
 
     def get_state(self, guesses: Any, truths: Any = None, *, mask: Any = None, sample_weight: Any = None) -> LossState:
         """The partial result of this batch: states merge to the loss of all batches together."""
@@ -172,7 +178,8 @@ class ReducedLoss(Loss):
         if check:
             self.check_guesses(batch, weights.items)
         grads = self._gradient_arrays(batch, out) if wanted.grad else None
-        values, total = self.compute(batch, read, weights, wanted, grads)
+        with np.errstate(all="ignore"):  # masked items may hold anything
+            values, total = self.compute(batch, read, weights, wanted, grads)
         if values is not None:
             values = batch.split(values.reshape(batch.values_shape).astype(batch.arrays[0].dtype, copy=False))
         state = LossState(self, ops.scalar(total) if wanted.total else None, weights.count)
@@ -218,7 +225,7 @@ class ElementwiseLoss(ReducedLoss):
     every backend. Parameters after the truth are filled from options of the same names.
     """
 
-    truth_domain: ClassVar[Interval | None] = None
+    truth_domain: ClassVar[Interval | OneOf | None] = None
     guess_domain: ClassVar[Interval | None] = None
 
     formula: ClassVar[Callable[..., tuple[Any, ...]]]
@@ -241,6 +248,9 @@ class ElementwiseLoss(ReducedLoss):
             raise fail(batch.name, "truths", f"of {batch.ops.name} as the guesses are", describe(targets))
         for x in batch.arrays[1:]:
             check_shape(batch.name, "guesses", x, batch.shape, self.inputs[0])
+        if batch.layout == "broadcast" and tuple(targets.shape) != batch.shape:
+            with contextlib.suppress(ValueError):  # the check below says it
+                targets = batch.ops.xp.broadcast_to(targets, batch.shape)
         check_shape(batch.name, "truths", targets, batch.shape, "guesses")
         if check and self.truth_domain is not None:
             check_domain(batch.name, "truth values", targets, self.truth_domain, batch.kept, batch.place)
@@ -273,7 +283,7 @@ class ElementwiseLoss(ReducedLoss):
 class RowLoss(ReducedLoss):
     """A loss with one value a row of (N, C) guesses; a subclass writes `rows` from the row kernels of Ops."""
 
-    layout = "classes"
+    layout: ClassVar[Layout] = "classes"
 
     @abstractmethod
     def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
@@ -320,9 +330,8 @@ class CoupledLoss(ReducedLoss):
         if items is not None:
             items = ops.xp.broadcast_to(items, batch.values_shape)
             kept = items != 0
-            arrays = [
-                ops.xp.where(kept.reshape(kept.shape + (1,) * (x.ndim - kept.ndim)), x, dtype.type(0)) for x in arrays
-            ]
+            at = (1, -1, 1) if batch.layout == "time" else (-1, *(1 for _ in arrays[0].shape[1:]))
+            arrays = [ops.xp.where(kept.reshape(at), x, dtype.type(0)) for x in arrays]
         values, backprop = self.forward(batch, tuple(arrays), truths.targets, kept)
         if out is not None:
             slopes = (ops.xp.ones(values.shape) * weights.scale).astype(dtype)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Interval", "check_domain", "check_shape", "describe", "fail", "first_bad", "on_host"]
+__all__ = ["Interval", "OneOf", "check_domain", "check_shape", "describe", "fail", "first_bad", "on_host"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,35 @@ class Interval:
         if self.high < np.inf:
             return f"in [{self.low:g}, {self.high:g}]"
         return "without NaN" if self.low == -np.inf else f"of at least {self.low:g}"
+
+    def holds(self, array: Any) -> Any:
+        """Where an array lies in the interval."""
+        return (array >= self.low) & (array <= self.high)
+
+    def holds_all(self, array: Any) -> bool:
+        """Whether an array lies in the interval; makes no array."""
+        return bool(array.min() >= self.low and array.max() <= self.high)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The allowed values, as data."""
+
+    values: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return "to be " + " or ".join(f"{value:g}" for value in self.values)
+
+    def holds(self, array: Any) -> Any:
+        """Where an array has an allowed value."""
+        inside = array == self.values[0]
+        for value in self.values[1:]:
+            inside = inside | (array == value)
+        return inside
+
+    def holds_all(self, array: Any) -> bool:
+        """Whether an array has allowed values alone."""
+        return bool(self.holds(array).all())
 
 
 def fail(name: str, what: str, expected: str, got: str) -> ValueError:
@@ -44,7 +73,9 @@ def check_shape(name: str, what: str, array: Any, expected: tuple[int, ...], lik
         raise fail(name, what, f"of shape {tuple(expected)} (that of {like})", f"mismatched shape {tuple(array.shape)}")
 
 
-def check_domain(name: str, what: str, array: Any, domain: Interval, kept: Any, place: Any, expected: str = "") -> None:
+def check_domain(
+    name: str, what: str, array: Any, domain: Interval | OneOf, kept: Any, place: Any, expected: str = ""
+) -> None:
     """Raise when a kept value lies outside its domain, naming the first row and the value.
 
     `kept` is None or a bool array that broadcasts to `array`; `place(i)` names the i-th item of the first axis. Reads
@@ -53,10 +84,10 @@ def check_domain(name: str, what: str, array: Any, domain: Interval, kept: Any, 
     if array.size == 0:
         return
     with np.errstate(invalid="ignore"):
-        if array.min() >= domain.low and array.max() <= domain.high:  # false when there is a NaN
+        if domain.holds_all(array):
             return
         array, kept = on_host(array), on_host(kept)
-        bad = ~((array >= domain.low) & (array <= domain.high))
+        bad = ~domain.holds(array)
     index = first_bad(bad if kept is None else bad & kept)
     if index is not None:
         at = place(index[0]) if index else "the only item"

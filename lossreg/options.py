@@ -22,7 +22,10 @@ else:
         return lambda cls: cls
 
 
-__all__ = ["ConfigError", "Configurable", "Problem", "checked", "closest"]
+__all__ = ["INFINITY_ALLOWED", "ConfigError", "Configurable", "Problem", "checked", "closest"]
+
+INFINITY_ALLOWED = "infinity allowed"
+"""Mark of an option that may be infinite: `Annotated[float, Ge(0), INFINITY_ALLOWED]`."""
 
 Problem = tuple[str, str]
 """Dotted path of an option and what is wrong with it, as one sentence."""
@@ -155,7 +158,9 @@ def _schema(target: Callable[..., Any]) -> type[BaseModel]:
             fields[f"option_{i}"] = (Any, Field((), alias="*"))
         else:
             default = ... if parameter.default is parameter.empty else parameter.default
-            fields[f"option_{i}"] = (hints.get(name, Any), Field(default, alias=name))
+            hint = hints.get(name, Any)
+            infinite = True if INFINITY_ALLOWED in getattr(hint, "__metadata__", ()) else None
+            fields[f"option_{i}"] = (hint, Field(default, alias=name, allow_inf_nan=infinite))
     settings = ConfigDict(strict=True, extra=extra, allow_inf_nan=False, arbitrary_types_allowed=True)  # type: ignore[typeddict-item]
     return create_model(f"{getattr(target, '__name__', 'options')}_options", __config__=settings, **fields)
 

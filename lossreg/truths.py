@@ -76,6 +76,34 @@ class Labels:
             truths = self._class_axis_last(batch, truths)
         return reader.read(truths)
 
+    def read_ids(self, batch: Batch, truths: Any, check: bool) -> Targets:
+        """Targets of calculators that take one label a row and nothing else."""
+        targets = self.read(batch, truths, check)
+        if targets.rows is not None:
+            raise fail(self.name, "truths", "to be one label a row", "rows of numbers")
+        return targets
+
+    def read_multi(self, batch: Batch, truths: Any) -> Targets:
+        """The sets of all labels of each row: lists of sets, or rows of ids that end with -1. The empty set is one."""
+        n, classes = batch.arrays[0].shape
+        if hasattr(truths, "dtype") and truths.dtype.kind in "iu" and truths.shape == batch.shape:
+            host = on_host(truths).reshape(n, classes)
+            ends = np.where((host < 0).any(axis=1), (host < 0).argmax(axis=1), classes)
+            bad = first_bad((host < -1) & (np.arange(classes) <= ends[:, None]))
+            if bad is not None:
+                got = f"{host[bad]} in {batch.place(bad[0])}"
+                raise fail(self.name, "truth ids", f"in [0, {classes}), and -1 behind them", got)
+            truths = [row[:end].tolist() for row, end in zip(host, ends)]
+        elif len(batch.shape) == 1 and isinstance(truths, (*SETS, np.ndarray)):
+            truths = [list(truths)]
+        if not isinstance(truths, (list, tuple)):
+            raise fail(self.name, "truths", "to be sets of labels, or ids like guesses ended by -1", describe(truths))
+        if self.names and len(self.names) != classes:
+            raise fail(self.name, "one name for each class", f"of guesses, {classes}", f"{len(self.names)} names")
+        kept = None if batch.kept is None or batch.ops.on_device else batch.kept.reshape(n)
+        reader = _Reader(self, get_ops("numpy"), n, classes, batch.arrays[0].dtype, True, kept, batch.place)
+        return reader.read_multi(truths).to(batch.ops)
+
     def _sequences(self, reader: _Reader, batch: Batch, truths: Any) -> Targets:
         """One flat pass where the sequences' truths have one form, else each on its own."""
         batch.check_sequences("truths", truths)
@@ -289,7 +317,7 @@ class _Reader:
         """Rows that are sets of labels, perhaps beside single ones and missing ones."""
         if not self.labels.sets:
             row = next(i for i, truth in enumerate(truths) if isinstance(truth, SETS))
-            raise self.fail("truths", "to be single labels (version 4 takes sets)", describe(truths[row]), row)
+            raise self.fail("truths", "to be single labels", describe(truths[row]), row)
         labels = [truth if isinstance(truth, SETS) else (truth,) for truth in truths]
         if self.kept is not None:
             labels = [label if keep else (None,) for label, keep in zip(labels, self.kept)]
@@ -319,6 +347,26 @@ class _Reader:
             negated=negated if negated.any() else None,
             present=~missing if missing.any() else None,
         )
+
+    def read_multi(self, truths: Sequence[Any]) -> Targets:
+        """Sets of the labels that hold, which may be empty; a row that is None is missing."""
+        self.check_length(truths)
+        present = np.array([truth is not None for truth in truths], bool)
+        read = present if self.kept is None else present & self.kept
+        labels = [(t if isinstance(t, SETS) else (t,)) if wanted else () for t, wanted in zip(truths, read)]
+        lengths = np.fromiter(map(len, labels), np.int64, len(labels))
+        row_of = np.repeat(np.arange(len(labels)), lengths)
+        ids = self.codes(list(chain.from_iterable(labels)), row_of)
+        missing = first_bad(ids < 0)
+        if missing is not None:
+            raise self.fail("a set of labels", "of ids or names", "None", int(row_of[missing[0]]))
+        keys = np.sort(row_of * self.classes + ids)
+        repeated = first_bad(np.diff(keys) == 0)
+        if repeated is not None:
+            row, twice = divmod(int(keys[repeated[0]]), self.classes)
+            raise self.fail("a set of labels", "without repeats", f"class {twice} twice", row)
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        return Targets(self.ops, ids, indptr=indptr, present=None if present.all() else present)
 
     def agree(self, codes: np.ndarray, indptr: np.ndarray, flag: str) -> np.ndarray:
         """Rows whose labels are all missing (or all negated); an error where only some are."""

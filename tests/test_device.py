@@ -40,7 +40,8 @@ def test_same_numbers_on_a_device_and_nothing_is_read(row: Row, dtype: Any, cupy
     guesses, truths = row.sample(rng, 7)
     guesses = each(lambda x: x.astype(dtype), guesses)
     expected = loss(guesses, truths)
-    d_guesses, d_truths = to_device(cupy, guesses), to_device(cupy, truths)
+    d_guesses = to_device(cupy, guesses)
+    d_truths = truths if row.host_truths else to_device(cupy, truths)
     grad, value = loss(d_guesses, d_truths)
     assert type(value) is cupy.ndarray
     assert value.shape == ()
@@ -56,13 +57,14 @@ def test_masks_weights_and_states_stay_on_the_device(row: Row, reduction: Any, c
     loss = row.make(reduction=reduction)
     guesses, truths = row.sample(rng, 7)
     values = row.make().get_values(guesses, truths)
-    keep = rng.random(count(guesses)) < 0.6
+    keep = rng.random(guesses.shape[1] if row.axis else count(guesses)) < 0.6
     masks = {
         "mask": item_mask(values, keep),
         "sample_weight": each(lambda m: m + rng.random(m.shape), item_mask(values, keep)),
     }
     expected = loss(guesses, truths, **masks)
-    d_guesses, d_truths = to_device(cupy, guesses), to_device(cupy, truths)
+    d_guesses = to_device(cupy, guesses)
+    d_truths = truths if row.host_truths else to_device(cupy, truths)
     d_masks = {name: to_device(cupy, mask) for name, mask in masks.items()}
     same(to_host(loss(d_guesses, d_truths, **d_masks)), expected, rtol=1e-12, atol=1e-16)
     nothing = {"mask": each(lambda m: m & False, d_masks["mask"])}

@@ -192,7 +192,7 @@ BAD: list[tuple[Any, Any, Any, str]] = [
     (CrossEntropy(**MESSY), X, ["a", "b", {"!a", "!b", "!c"}], "to leave a candidate, got all classes negated in row 2."),
     (CrossEntropy(names=["a"], neg_prefix="!"), X[:, :1], ["a", "!a", "a"], "to leave a candidate, got the only class negated in row 1."),
     (CrossEntropy(), X, [[0, 1], [7], [2]], f"{BAD_ID} 7 in row 1."),
-    (CategoricalCrossentropy(), P, [[0, 1], [1], [2]], "to be single labels (version 4 takes sets), got a list of 2 in row 0."),
+    (CategoricalCrossentropy(), P, [[0, 1], [1], [2]], "to be single labels, got a list of 2 in row 0."),
     # rows
     (CrossEntropy(), X, np.eye(3)[:, :2], "expected truths of shape (3, 3) as guesses, got mismatched shapes: a float64 array of shape (3, 2)."),
     (CrossEntropy(), X, np.eye(3) * 1.5, "expected truth values in [0, 1], got 1.5 in row 0, column 0."),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import count, each, frozen, item_mask, leaves, same, take
-from table import ROWS, TRUE_ROWS, Row, ref_info_nce
+from table import ROWS, TRUE_ROWS, Row, ref_info_nce, softmax_move
 
 import lossreg
 from lossreg import Config, ConfigError, ElementwiseLoss, ReducedLoss, registry
@@ -99,11 +99,11 @@ def test_weight_two_is_the_item_twice(row: Row, backend: Any, rng: Any) -> None:
     twice[0] = True
     index = np.concatenate([np.arange(6), np.flatnonzero(twice)])
     weighted = loss.get_loss(guesses, truths, sample_weight=each(lambda w: 1.0 + w, item_mask(values, twice)))
-    same(weighted, loss.get_loss(take(guesses, index), take(truths, index)), rtol=1e-13)
+    same(weighted, loss.get_loss(row.take(guesses, index), take(truths, index)), rtol=1e-13)
     grad = loss.get_grad(guesses, truths)
     heavier = loss.get_grad(guesses, truths, sample_weight=each(lambda w: 1.0 + w, item_mask(values, twice)))
-    same(take(heavier, twice), each(lambda g: 2 * g, take(grad, twice)), rtol=1e-13, atol=1e-300)
-    same(take(heavier, ~twice), take(grad, ~twice), rtol=1e-13)
+    same(row.take(heavier, twice), each(lambda g: 2 * g, row.take(grad, twice)), rtol=1e-13, atol=1e-300)
+    same(row.take(heavier, ~twice), row.take(grad, ~twice), rtol=1e-13)
 
 
 @true_rows
@@ -119,7 +119,7 @@ def test_mask_zero_is_the_item_deleted(row: Row, bad: float, reduction: Any, bac
 
     def spoil(x: np.ndarray) -> np.ndarray:
         x = x.copy()
-        x[~keep if len(x) == 6 and not isinstance(guesses, list) else slice(None)] = bad
+        x[(slice(None),) * row.axis + (slice(None) if isinstance(guesses, list) else ~keep,)] = bad
         return x
 
     if isinstance(guesses, list):
@@ -129,15 +129,17 @@ def test_mask_zero_is_the_item_deleted(row: Row, bad: float, reduction: Any, bac
     nonsense = truths
     if isinstance(truths, np.ndarray):
         nonsense = truths.copy()
-        nonsense[~keep] = bad if truths.dtype.kind == "f" else 99
+        nonsense[~keep] = {"f": bad, "i": 99, "U": "?"}[truths.dtype.kind]
+    elif isinstance(truths, tuple):
+        nonsense = tuple(np.where(keep.reshape(-1, *(1 for _ in part.shape[1:])), part, 99) for part in truths)
     elif truths and not isinstance(guesses, list):
         nonsense = [truth if k else "no such name" for truth, k in zip(truths, keep, strict=True)]
     for mask in (item_mask(values, keep), each(lambda m: m.astype(np.float32), item_mask(values, keep))):
         grad, value = loss(spoiled, nonsense, mask=mask)
-        kept_grad, kept_value = loss(take(guesses, keep), take(truths, keep))
+        kept_grad, kept_value = loss(row.take(guesses, keep), take(truths, keep))
         same(value, kept_value, rtol=1e-14)
-        same(take(grad, keep), kept_grad, rtol=1e-14, atol=1e-18)
-        for part in leaves(take(grad, ~keep)):
+        same(row.take(grad, keep), kept_grad, rtol=1e-14, atol=1e-18)
+        for part in leaves(row.take(grad, ~keep)):
             assert not np.any(part), "a masked item has gradient 0"
 
 
@@ -164,12 +166,14 @@ def test_reductions_differ_by_their_divisors(row: Row, backend: Any, rng: Any) -
     weights = each(lambda v: rng.random(v.shape) + 0.5, values)
     size = sum(part.size for part in leaves(values))
     for make, divisor in [
-        (dict(reduction="batch_mean"), count(guesses)),
+        (dict(reduction="batch_mean"), count(guesses) if row.axis == 0 else guesses.shape[row.axis]),
         (dict(reduction="mean", normalize_by="values"), size),
         (dict(reduction="mean"), row.make().get_state(guesses, truths).count),
     ]:
         if make["reduction"] == "mean" and row.options.get("normalize_by_sequence"):
             divisor = len(guesses)
+        if make["reduction"] == "mean" and isinstance(row.make(), lossreg.CTC):
+            continue  # its mean divides each value by the length of its target first
         grad, value = row.make(**make)(guesses, truths)
         same(value, total / divisor, rtol=1e-13)
         same(grad, each(lambda g: g / divisor, total_grad), rtol=1e-12, atol=1e-18)
@@ -184,7 +188,7 @@ def test_nothing_to_average_gives_zero(row: Row, reduction: Any, backend: Any, r
     loss = row.make(reduction=reduction)
     guesses, truths = row.sample(rng, 4)
     masked = each(lambda m: m > 1, item_mask(row.make().get_values(guesses, truths), np.zeros(4)))
-    empty = (take(guesses, slice(0, 0)), take(truths, slice(0, 0)))
+    empty = (row.take(guesses, slice(0, 0)), take(truths, slice(0, 0)))
     for (g, t), mask in ((((guesses, truths)), masked), (empty, None)):
         grad, value = loss(g, t, mask=mask)
         for part in leaves(value) + leaves(grad):
@@ -204,7 +208,7 @@ def test_states_of_any_split_merge_to_the_whole(row: Row, reduction: Any, backen
     whole = loss.get_loss(guesses, truths)
     for _ in range(5):
         part_of = rng.integers(0, 4, 9)
-        states = [loss.get_state(take(guesses, part_of == k), take(truths, part_of == k)) for k in range(4)]
+        states = [loss.get_state(row.take(guesses, part_of == k), take(truths, part_of == k)) for k in range(4)]
         a, b, c, d = states
         for merged in (
             sum(states),
@@ -245,7 +249,7 @@ def check_like(grad: np.ndarray, guess: np.ndarray) -> None:
 def test_integer_guesses_are_promoted(row: Row, backend: Any, rng: Any) -> None:
     guesses, truths = row.sample(rng, 5)
     whole = each(lambda x: np.round(x).astype(np.int32), guesses)
-    if row.move or "probs" in row.options.values():
+    if row.move is softmax_move or "probs" in row.options.values():
         whole = each(lambda x: (np.arange(x.shape[1]) == x.argmax(axis=1)[:, None]).astype(np.int32), guesses)
     same(row.make()(whole, truths), row.make()(each(lambda x: x.astype(np.float64), whole), truths))
 
@@ -287,10 +291,8 @@ def test_layouts_and_untouched_inputs(row: Row, layout: str, backend: Any, rng: 
         guesses_in, truths_in = laid, laid_truths
     same(loss(guesses_in, truths_in), plain, rtol=1e-14, atol=1e-18)
     same(guesses_in, guesses)
-    if isinstance(truths, np.ndarray):
-        same(truths_in, truths)
-    else:
-        assert repr(truths_in) == repr(truths)
+    if truths is not None:
+        each(np.testing.assert_array_equal, truths_in, truths)
 
 
 @true_rows
@@ -325,9 +327,9 @@ def test_permuting_the_batch_permutes_the_gradient(row: Row, backend: Any, rng: 
     guesses, truths = row.sample(rng, 8)
     order = rng.permutation(8)
     grad, value = loss(guesses, truths)
-    other_grad, other = loss(take(guesses, order), take(truths, order))
+    other_grad, other = loss(row.take(guesses, order), take(truths, order))
     same(other, value, rtol=1e-13)
-    same(other_grad, take(grad, order), rtol=1e-12, atol=1e-17)
+    same(other_grad, row.take(grad, order), rtol=1e-12, atol=1e-17)
 
 
 # 9, 10. Values against mpmath, extreme ones included
@@ -355,10 +357,16 @@ def compare_with_mpmath(row: Row, guesses: Any, truths: Any) -> None:
         if row.coupled:
             expected = [ref_info_nce(guesses, i, row.options) for i in range(len(values))]
         elif isinstance(loss, ElementwiseLoss):
-            columns = guesses.shape[-1]
-            pairs = enumerate(zip(guesses.ravel(), truths.ravel(), strict=True))
+            outputs = guesses if isinstance(guesses, tuple) else (guesses,)
+            items = enumerate(zip(*(x.ravel() for x in outputs), truths.ravel(), strict=True))
             column = "pos_weight" in row.options
-            expected = [row.value(x, t, row.options, *([i % columns] * column)) for i, (x, t) in pairs]  # type: ignore[misc]
+            columns = outputs[0].shape[-1]
+            expected = [row.value(*item, row.options, *([i % columns] * column)) for i, item in items]  # type: ignore[misc]
+        elif isinstance(guesses, tuple):
+            signs = [None] * len(guesses[0]) if truths is None else truths
+            expected = [row.value(x, t, row.options) for *x, t in zip(*guesses, signs, strict=True)]  # type: ignore[misc]
+        elif row.axis == 1:
+            expected = [row.value(guesses[:, i], take(truths, i), row.options) for i in range(guesses.shape[1])]  # type: ignore[misc]
         else:
             x = np.moveaxis(guesses, 1, -1).reshape(-1, guesses.shape[1])
             t = truths
@@ -369,7 +377,7 @@ def compare_with_mpmath(row: Row, guesses: Any, truths: Any) -> None:
         if mp.isinf(want):
             assert np.isinf(got)
         else:
-            assert abs(mp.mpf(float(got)) - want) <= 4e-15 * abs(want) + mp.mpf(5e-324), (got, want)
+            assert abs(mp.mpf(float(got)) - want) <= 4e-15 * abs(want) + mp.mpf(row.slack or 5e-324), (got, want)
 
 
 @true_rows
@@ -384,7 +392,7 @@ def test_unmasked_nan_stays_visible(row: Row, backend: Any, rng: Any) -> None:
         assert "nan" in str(error)
         return
     assert np.isnan(value)
-    assert all(np.isnan(part).any() for part in leaves(grad))
+    assert row.linear or all(np.isnan(part).any() for part in leaves(grad))
 
 
 # 11. Config round trips and wrong options
@@ -403,7 +411,7 @@ def test_config_round_trip(row: Row, tmp_path: Any) -> None:
     assert registry.resolve(filled)["loss"] == loss
     assert set(filled["loss"]) >= set(loss.options(all=True))
     assert pickle.loads(pickle.dumps(loss)) == loss
-    assert eval(repr(loss), {**vars(lossreg)}) == loss
+    assert eval(repr(loss), {**vars(lossreg), "inf": np.inf}) == loss
 
 
 @rows
@@ -439,9 +447,13 @@ def test_formula_runs_on_the_array_api_standard(row: Row, rng: Any) -> None:
     loss = row.make()
     guesses, truths = row.sample(rng, 20)
     options = loss.formula_options(lossreg.NumpyOps())
-    expected = loss.formula(formula_namespace(np), guesses, truths, *options)
-    strict = [xp.asarray(np.broadcast_to(o, guesses.shape).copy()) if isinstance(o, np.ndarray) else o for o in options]
-    found = loss.formula(formula_namespace(xp), xp.asarray(guesses), xp.asarray(truths), *strict)
+    inputs = guesses if isinstance(guesses, tuple) else (guesses,)
+    expected = loss.formula(formula_namespace(np), *inputs, truths, *options)
+    strict = [
+        xp.asarray(np.broadcast_to(o, inputs[0].shape).copy()) if isinstance(o, np.ndarray) else o for o in options
+    ]
+    strict_inputs = [xp.asarray(x) for x in (*inputs, truths)]
+    found = loss.formula(formula_namespace(xp), *strict_inputs, *strict)
     for got, want in zip(found, expected, strict=True):
         np.testing.assert_allclose(np.asarray(got), want, rtol=1e-14)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
 from annotated_types import Ge
 
 from ..arrays import Batch
-from ..base import ElementwiseLoss, Truths
-from ..checks import Interval, fail
+from ..base import ElementwiseLoss, RowLoss, Truths
+from ..checks import Interval, OneOf, check_domain, check_shape, describe, fail
 from ..config import register
-from ..ops import Ops
+from ..ops import Array, Ops
+from ..truths import Labels
+from .labels import ClassWeight, class_weights
 
-__all__ = ["BinaryCrossEntropyWithLogits"]
+__all__ = ["BinaryCrossEntropy", "BinaryCrossEntropyWithLogits", "MultiLabelSoftMargin", "SoftMargin"]
 
 
 @register("BinaryCrossEntropyWithLogits.v1", alias="bcelogits")
@@ -67,3 +71,109 @@ class BinaryCrossEntropyWithLogits(ElementwiseLoss):
                 raise fail(batch.name, name, f"of {classes} (the last axis of guesses)", f"{len(weights)} values")
         weight = None if self.class_weight is None else batch.ops.asarray(self.class_weight, dtype="float64")
         return Truths(targets, weight=weight)
+
+
+@register("BinaryCrossEntropy.v1", alias="bce")
+class BinaryCrossEntropy(ElementwiseLoss):
+    """Cross-entropy of probabilities of yes.
+
+        value = -(t max(log x, -100) + (1 - t) max(log(1 - x), -100))
+        slope = (x - t) / max(x (1 - x), 1e-12)
+
+    The two bounds are part of this loss: they keep the value finite at x = 0 and x = 1, where the slope is then not
+    that of the value. From logits take BinaryCrossEntropyWithLogits, which needs no bound.
+    Shapes: guesses, truths, grad (...), all equal, in [0, 1].   Gradient with respect to: guesses (probabilities).
+    Kink: where a logarithm reaches -100.
+    Source: same numbers as torch.nn.BCELoss; weights (its `weight`) are `sample_weight`, and a mean does not divide by
+    them.
+    """
+
+    truth_domain = Interval(0.0, 1.0)
+    guess_domain = Interval(0.0, 1.0)
+
+    @staticmethod
+    def formula(xp: Any, guess: Any, truth: Any) -> tuple[Any, ...]:
+        """Value and slope."""
+        yes = xp.maximum(xp.log(guess), -100.0)
+        no = xp.maximum(xp.log1p(-guess), -100.0)
+        slope = (guess - truth) / xp.maximum(guess * (1.0 - guess), 1e-12)
+        return (truth - 1.0) * no - truth * yes, slope
+
+
+@register("SoftMargin.v1", alias="softmargin")
+class SoftMargin(ElementwiseLoss):
+    """Logistic loss of a decision with truth 1 or -1.
+
+        value = log(1 + e^(-t x))
+        slope = -t / (1 + e^(t x))
+
+    Computed as max(z, 0) + log1p(e^-|z|) with z = -t x: no overflow.
+    Shapes: guesses, truths, grad (...), all equal; truths 1 or -1.   Gradient with respect to: guesses (logits).
+    Source: same numbers as torch.nn.SoftMarginLoss.
+    """
+
+    truth_domain = OneOf((1.0, -1.0))
+
+    @staticmethod
+    def formula(xp: Any, guess: Any, truth: Any) -> tuple[Any, ...]:
+        """Value and slope."""
+        z = -truth * guess
+        small = xp.exp(-abs(z))
+        value = xp.maximum(z, 0.0) + xp.log1p(small)
+        return value, -truth * xp.where(z >= 0.0, 1.0, small) / (1.0 + small)
+
+
+@register("MultiLabelSoftMargin.v1", alias="multisoft")
+class MultiLabelSoftMargin(RowLoss):
+    """Mean over the classes of the binary cross-entropy of their logits.
+
+        value = -1/C sum_c w_c (t_c log s(x_c) + (1 - t_c) log s(-x_c)),   s(x) = 1 / (1 + e^-x)
+        slope_c = w_c (s(x_c) - t_c) / C
+
+    Shapes: guesses, grad (..., C); truths of the same shape in [0, 1], or for (N, C) a list with the set of the labels
+    of each row (ids, or names with `names`), where None is missing; values (...).
+    Gradient with respect to: guesses (logits).
+    Source: same numbers as torch.nn.MultiLabelSoftMarginLoss.
+
+    class_weight: w.   names: class names in the order of the columns, for truths that are sets of names.
+    """
+
+    class_weight: ClassWeight = None
+    names: Sequence[str] | None = None
+
+    layout = "vectors"
+
+    @functools.cached_property
+    def labels(self) -> Labels:
+        """The reader of label sets."""
+        return Labels(type(self).__name__, self.names, None, None)
+
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+        """Rows of numbers in [0, 1]."""
+        x = batch.arrays[0]
+        if isinstance(truths, (list, tuple)) and len(batch.shape) == 2 and batch.lengths is None:
+            targets = self.labels.read_multi(batch, truths)
+            return Truths(targets.members(x.shape[1]).astype(x.dtype), targets.present)
+        truths = batch.join("truths", truths)
+        if batch.ops.on_device and isinstance(truths, np.ndarray):
+            truths = batch.ops.asarray(truths)
+        if not batch.ops.owns(truths) or truths.dtype.kind not in "fiub":
+            expected = f"to be sets of labels or an array of shape {batch.shape} as guesses"
+            raise fail(batch.name, "truths", expected, describe(truths))
+        check_shape(batch.name, "truths", truths, batch.shape, "guesses")
+        rows = truths.reshape(x.shape)
+        if check:
+            kept = None if batch.kept is None else batch.kept.reshape(-1, 1)
+            check_domain(batch.name, "truth values", rows, Interval(0.0, 1.0), kept, batch.place)
+        return Truths(rows.astype(x.dtype, copy=False))
+
+    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
+        """The formula of BinaryCrossEntropyWithLogits, and a mean over each row."""
+        weight = class_weights(batch, self.class_weight)
+
+        def mean(xp: Any, x: Array, t: Array) -> tuple[Array, ...]:
+            share = 1.0 / x.shape[1] if weight is None else (weight / x.shape[1]).astype(x.dtype)
+            values, slope = BinaryCrossEntropyWithLogits.formula(xp, x, t, 1.0)
+            return xp.sum(values * share, axis=1), slope * share
+
+        return batch.ops.rowwise(mean, (batch.arrays[0], truths.targets), row_weight, out)

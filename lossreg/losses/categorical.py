@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
@@ -15,7 +16,7 @@ from ..targets import Targets
 from ..truths import Labels
 from .labels import ClassWeight, LabelOptions, class_weights
 
-__all__ = ["CrossEntropy"]
+__all__ = ["NLL", "CrossEntropy"]
 
 
 @register("CrossEntropy.v1", alias="ce")
@@ -79,3 +80,46 @@ class CrossEntropy(RowLoss, LabelOptions):
         return batch.ops.softmax_cross_entropy(
             x, truths.targets, target_weight, smoothing, row_weight, out=None if out is None else out[0]
         )
+
+
+@register("NLL.v1", alias="nll")
+class NLL(RowLoss):
+    """Negative log-likelihood of labels, from log-probabilities.
+
+        value = -w_y x_y
+        slope_c = -w_y [c = y]
+
+    A mean divides by the sum of w_y over the kept items.
+    Shapes: guesses, grad (N, C), (C,) or (N, C, d1, ...); truths (N,), () or (N, d1, ...) ids, or names with `names`.
+    Gradient with respect to: guesses (log-probabilities).
+    Errors: ValueError for ids outside [0, C) other than ignore_index.
+    Source: same numbers as torch.nn.NLLLoss.
+
+    class_weight: w.   ignore_index: an id that means "not known".   names: class names in the order of the columns.
+    """
+
+    class_weight: ClassWeight = None
+    ignore_index: int = -100
+    names: Sequence[str] | None = None
+
+    @functools.cached_property
+    def labels(self) -> Labels:
+        """The reader of truths."""
+        return Labels(type(self).__name__, self.names, None, None, self.ignore_index, sets=False)
+
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+        """Ids, and the class weight of each row."""
+        targets = self.labels.read_ids(batch, truths, check)
+        weight = class_weights(batch, self.class_weight)
+        return Truths(targets.ids, targets.present, None if weight is None else weight[targets.ids])
+
+    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
+        """One number a row."""
+
+        def pick(xp: Any, x: Array, y: Array, weight: Array | None) -> tuple[Array, ...]:
+            rows, slope = xp.arange(len(x)), xp.zeros(x.shape, x.dtype)
+            weight = 1.0 if weight is None else weight
+            slope[rows, y] = -weight
+            return -weight * x[rows, y], slope
+
+        return batch.ops.rowwise(pick, (batch.arrays[0], truths.targets, truths.counted), row_weight, out)

@@ -3,18 +3,241 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
-from annotated_types import Gt
+import numpy as np
+from annotated_types import Ge, Gt, Le
 
-from ..arrays import Batch
-from ..base import CoupledLoss, Truths
-from ..checks import check_shape, fail
+from ..arrays import Batch, Layout, real_array
+from ..base import CoupledLoss, RowLoss, Truths
+from ..checks import OneOf, check_domain, check_shape, describe, fail
 from ..config import register
 from ..ops import Array
+from ..options import INFINITY_ALLOWED
+from ..reduction import Reduction
 from ..targets import Targets
 
-__all__ = ["InfoNCE"]
+__all__ = ["CosineEmbedding", "CosineSimilarity", "InfoNCE", "PairwiseDistance", "TripletMargin"]
+
+
+Power = Annotated[float, Ge(0), INFINITY_ALLOWED]
+"""The p of a norm: 0 (how many are not zero), finite, or infinite (the largest)."""
+
+
+class _PairLoss(RowLoss):
+    """A loss of two or more vectors a row."""
+
+    layout = "vectors"
+
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+        """None: the vectors are all there is."""
+        if truths is not None:
+            raise fail(batch.name, "truths", "to be None", describe(truths))
+        return self._same_shapes(batch)
+
+    def _same_shapes(self, batch: Batch) -> Truths:
+        for shape, what in zip(batch.shapes[1:], self.inputs[1:]):
+            if shape != batch.shape:
+                raise fail(batch.name, what, f"of shape {batch.shape} (that of {self.inputs[0]})", f"shape {shape}")
+        return Truths(None)
+
+
+@register("CosineEmbedding.v1", alias="cosineloss")
+class CosineEmbedding(_PairLoss):
+    """Pairs of vectors: the same direction where the truth is 1, a cosine of at most margin where it is -1.
+
+        cos = a.b / sqrt((|a|**2 + 1e-12) (|b|**2 + 1e-12))
+        value = 1 - cos                  for t = 1
+                max(0, cos - margin)     for t = -1
+        slope in a = sign * (b / norms - cos a / (|a|**2 + 1e-12)),   sign = -1, or [cos >= margin] for t = -1
+
+    Shapes: guesses (x1, x2), each (N, D) or (D,); truths (N,) or (), 1 or -1; grads as the guesses.
+    Gradient with respect to: both.
+    Kink: at cos = margin the gradient passes.
+    Source: same numbers as torch.nn.CosineEmbeddingLoss, whose 1e-12 this is.
+
+    margin: the cosine up to which a pair of t = -1 costs nothing.
+    """
+
+    margin: Annotated[float, Ge(-1), Le(1)] = 0.0
+
+    inputs = ("x1", "x2")
+
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+        """1 or -1 for each row."""
+        self._same_shapes(batch)
+        truths = batch.join("truths", truths)
+        if isinstance(truths, (list, tuple, int, float, np.ndarray)) and not batch.ops.owns(truths):
+            truths = batch.ops.asarray(truths)
+        signs = real_array(batch.name, "truths", truths)
+        if not batch.ops.owns(signs):
+            raise fail(batch.name, "truths", f"of {batch.ops.name} as the guesses are", describe(signs))
+        check_shape(batch.name, "truths", signs, batch.values_shape, "guesses without their last axis")
+        if check:
+            check_domain(batch.name, "truths", signs, OneOf((1.0, -1.0)), batch.kept, batch.place)
+        return Truths(signs.reshape(-1).astype(batch.arrays[0].dtype))
+
+    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
+        """Cosines, and what the truth makes of them."""
+        margin = self.margin
+
+        def hinge(xp: Any, a: Array, b: Array, t: Array) -> tuple[Array, ...]:
+            aa, bb = (xp.sum(x * x, axis=1) + 1e-12 for x in (a, b))
+            norms = xp.sqrt(aa * bb)
+            cosine = xp.sum(a * b, axis=1) / norms
+            sign = xp.where(t > 0, -1.0, (cosine >= margin).astype(a.dtype))
+            values = xp.where(t > 0, 1.0 - cosine, xp.maximum(cosine - margin, 0.0))
+            across, along = (sign / norms)[:, None], sign * cosine
+            return values, across * b - (along / aa)[:, None] * a, across * a - (along / bb)[:, None] * b
+
+        return batch.ops.rowwise(hinge, (*batch.arrays, truths.targets), row_weight, out)
+
+
+@register("CosineSimilarity.v1", alias="similar")
+class CosineSimilarity(_PairLoss):
+    """Cosine of the angle between vectors. It is a measure, not a loss: larger is nearer, and nothing is reduced.
+
+        value = a.b / (max(|a|, eps) max(|b|, eps))
+        slope in a = b / norms - value a / |a|**2    (without the second term where |a| <= eps)
+
+    Shapes: guesses (x1, x2) of one shape; truths None; values without the axis.   Gradient with respect to: both.
+    Source: same numbers as torch.nn.CosineSimilarity.
+
+    axis: the axis of the components.   eps: the least length that counts, in units of the guesses.
+    """
+
+    axis: int = 1
+    eps: Annotated[float, Gt(0)] = 1e-8
+    reduction: Reduction = "none"
+
+    inputs = ("x1", "x2")
+
+    @property
+    def layout(self) -> Layout:  # type: ignore[override]
+        """The axis of the option."""
+        return self.axis
+
+    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
+        """Cosines of rows."""
+        eps = self.eps
+
+        def cosine(xp: Any, a: Array, b: Array) -> tuple[Array, ...]:
+            lengths = [xp.sqrt(xp.sum(x * x, axis=1)) for x in (a, b)]
+            (a_norm, b_norm) = (xp.maximum(length, eps) for length in lengths)
+            values = xp.sum((a / a_norm[:, None]) * (b / b_norm[:, None]), axis=1)
+            across = (1 / (a_norm * b_norm))[:, None]
+            a_along, b_along = (
+                xp.where(length > eps, values / norm, 0.0) / norm for length, norm in zip(lengths, (a_norm, b_norm))
+            )
+            return values, across * b - a_along[:, None] * a, across * a - b_along[:, None] * b
+
+        return batch.ops.rowwise(cosine, batch.arrays, row_weight, out)
+
+
+@register("PairwiseDistance.v1", alias="pairwise")
+class PairwiseDistance(_PairLoss):
+    """Length of the difference of vectors, to which eps is added. It is a measure: nothing is reduced.
+
+        r = x1 - x2 + eps,   value = |r|_p = (sum |r_i|**p)**(1/p)
+        slope in x1 = sign(r) (|r| / value)**(p-1), in x2 its negative
+
+    p = 0 counts the numbers that are not 0, with slope 0; p = infinity takes the largest, and its slope goes in equal
+    parts to all that are as large.
+    Shapes: guesses (x1, x2), each (..., D); truths None; values (...), or (..., 1) with keepdims.
+    Gradient with respect to: both.
+    Kink: at r = 0 the derivative is 0, and so is that of a component that is 0.
+    Source: same numbers as torch.nn.PairwiseDistance.
+
+    p: of the norm.   eps: in units of the guesses.   keepdims: keep the last axis, of length 1.
+    """
+
+    p: Power = 2.0
+    eps: Annotated[float, Ge(0)] = 1e-6
+    keepdims: bool = False
+    reduction: Reduction = "none"
+
+    inputs = ("x1", "x2")
+
+    def read_guesses(self, guesses: Any) -> Batch:
+        """With the last axis of the values kept, if asked for."""
+        return replace(super().read_guesses(guesses), keepdims=self.keepdims)
+
+    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
+        """Distances of rows."""
+        p, eps = self.p, self.eps
+
+        def distance(xp: Any, a: Array, b: Array) -> tuple[Array, ...]:
+            values, slope = _distance(xp, a, b, p, eps)
+            return values, slope, -slope
+
+        return batch.ops.rowwise(distance, batch.arrays, row_weight, out)
+
+
+@register("TripletMargin.v1", alias="triplet")
+class TripletMargin(_PairLoss):
+    """The anchor must be nearer to the positive than to the negative, by margin.
+
+        value = max(0, margin + d(a, p) - d(a, n)),   d(x, y) = |x - y + eps|_p as in PairwiseDistance
+        slopes: those of d(a, p), less those of d(a, n), where the value is not cut off
+        swap:   the smaller of d(a, n) and d(p, n) in place of d(a, n); a tie gives half a slope to each
+
+    Shapes: guesses (anchor, positive, negative), each (..., D); truths None; values (...).
+    Gradient with respect to: all three.
+    Kink: where the value reaches 0 the gradient still passes.
+    Source: Balntas et al. (2016), doi:10.5244/C.30.119; same numbers as torch.nn.TripletMarginLoss.
+
+    margin, eps: in units of the guesses.   p: of the norm.   swap: as above.
+    """
+
+    margin: Annotated[float, Gt(0)] = 1.0
+    p: Power = 2.0
+    eps: Annotated[float, Ge(0)] = 1e-6
+    swap: bool = False
+
+    inputs = ("anchor", "positive", "negative")
+
+    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
+        """Distances of rows, and the hinge between them."""
+        margin, p, eps, swap = self.margin, self.p, self.eps, self.swap
+
+        def hinge(xp: Any, anchor: Array, positive: Array, negative: Array) -> tuple[Array, ...]:
+            near, d_near = _distance(xp, anchor, positive, p, eps)
+            far, d_far = _distance(xp, anchor, negative, p, eps)
+            d_other, share = xp.zeros_like(d_far), xp.ones_like(far)
+            if swap:
+                other, d_other = _distance(xp, positive, negative, p, eps)
+                share = xp.where(far < other, 1.0, xp.where(far > other, 0.0, 0.5)).astype(far.dtype)
+                far = xp.minimum(far, other)
+            gap = margin + near - far
+            cut = (gap < 0)[:, None]
+            d_far, d_other = d_far * share[:, None], d_other * (1 - share)[:, None]
+            slopes = (d_near - d_far, -d_near - d_other, d_far + d_other)
+            return xp.maximum(gap, 0.0), *(xp.where(cut, 0.0, slope) for slope in slopes)
+
+        return batch.ops.rowwise(hinge, batch.arrays, row_weight, out)
+
+
+def _distance(xp: Any, a: Array, b: Array, p: float, eps: float) -> tuple[Array, Array]:
+    """|a - b + eps|_p of each row, and its slope with respect to a."""
+    r = a - b + eps
+    size = abs(r)
+    if p == 0:
+        return xp.sum(xp.sign(size), axis=1), xp.zeros_like(r)
+    largest = xp.max(size, axis=1)
+    if p == np.inf:
+        ties = size == largest[:, None]
+        return largest, xp.sign(r) * ties / xp.sum(ties, axis=1)[:, None]
+    # divided by the largest first, so that no power overflows or vanishes
+    unit = xp.where(largest == 0, 1, largest)[:, None]
+    scaled = size / unit
+    total = xp.sum(scaled**p, axis=1)
+    values = unit[:, 0] * total ** (1 / p)
+    if p == 1:
+        return values, xp.sign(r)
+    safe = xp.where(total == 0, 1, total)[:, None]
+    power = xp.where(scaled == 0, 0, xp.where(scaled == 0, 1, scaled) ** (p - 1))
+    return values, xp.sign(r) * power / safe ** (1 - 1 / p)
 
 
 @register("InfoNCE.v1")

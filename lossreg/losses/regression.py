@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from annotated_types import Gt
+import numpy as np
+from annotated_types import Ge, Gt
 
 from ..base import ElementwiseLoss
+from ..checks import Interval
 from ..config import register
 
-__all__ = ["Huber", "MeanSquaredError"]
+__all__ = ["Huber", "MeanAbsoluteError", "MeanSquaredError", "PoissonNLL", "SmoothL1"]
 
 
 @register("MeanSquaredError.v1", alias="mse")
@@ -54,3 +56,95 @@ class Huber(ElementwiseLoss):
         residual = guess - truth
         slope = xp.minimum(xp.maximum(residual, -delta), delta)
         return slope * (residual - 0.5 * slope), slope
+
+
+@register("MeanAbsoluteError.v1", alias="l1")
+class MeanAbsoluteError(ElementwiseLoss):
+    """Absolute residual.
+
+        psi(r)  = |r|
+        psi'(r) = sign(r)
+
+    Shapes: guesses, truths, grad (...), all equal.   Gradient with respect to: guesses.
+    Kink: at r = 0 the derivative is 0.
+    Source: Boscovich (1757); same numbers as torch.nn.L1Loss.
+    """
+
+    @staticmethod
+    def formula(xp: Any, guess: Any, truth: Any) -> tuple[Any, ...]:
+        """psi and psi'."""
+        residual = guess - truth
+        return abs(residual), xp.sign(residual)
+
+
+@register("SmoothL1.v1", alias="smoothl1")
+class SmoothL1(ElementwiseLoss):
+    """Quadratic near zero, with slope 1 in the tails.
+
+        psi(r)  = r**2 / (2 beta)     for |r| < beta
+                  |r| - beta / 2      otherwise
+        psi'(r) = clip(r / beta, -1, 1)
+
+    This is Huber with delta = beta, divided by beta. With beta = 0 it is the absolute residual.
+    Shapes: guesses, truths, grad (...), all equal.   Gradient with respect to: guesses.
+    Kink: none, but for beta = 0 at r = 0, where the derivative is 0.
+    Source: Girshick (2015), arXiv:1504.08083; same numbers as torch.nn.SmoothL1Loss.
+
+    beta: where the tails begin, in units of the guesses.
+    """
+
+    beta: Annotated[float, Ge(0)] = 1.0
+
+    @staticmethod
+    def formula(xp: Any, guess: Any, truth: Any, beta: Any) -> tuple[Any, ...]:
+        """psi and psi'."""
+        residual = guess - truth
+        size = abs(residual)
+        inside = size < beta
+        near = residual / (beta + (beta == 0.0))  # read inside alone, where beta > 0
+        value = xp.where(inside, 0.5 * residual * near, size - 0.5 * beta)
+        return value, xp.where(inside, near, xp.sign(residual))
+
+
+@register("PoissonNLL.v1", alias="poissonloss")
+class PoissonNLL(ElementwiseLoss):
+    """Negative log-likelihood of counts under a Poisson distribution, without the terms that the guess does not touch.
+
+        log_input:      value = e^x - t x,            slope = e^x - t
+        otherwise:      value = x - t log(x + eps),   slope = 1 - t / (x + eps)
+        full adds       t log t - t + log(2 pi t) / 2   where t > 1   (Stirling's approximation of log t!)
+
+    Shapes: guesses, truths, grad (...), all equal. Truths of at least 0; so are guesses, unless log_input.
+    Gradient with respect to: guesses (the logarithm of the rate, or the rate).
+    Source: same numbers as torch.nn.PoissonNLLLoss.
+
+    log_input: guesses are logarithms of rates.   full: add the approximation of log t!.   eps: added to the rate, in
+    units of the guesses.
+    """
+
+    log_input: bool = True
+    full: bool = False
+    eps: Annotated[float, Gt(0)] = 1e-8
+
+    truth_domain = Interval(0.0, np.inf)
+
+    @property
+    def guess_domain(self) -> Interval | None:  # type: ignore[override]
+        """Rates are not negative."""
+        return None if self.log_input else Interval(0.0, np.inf)
+
+    @staticmethod
+    def formula(xp: Any, guess: Any, truth: Any, log_input: Any, full: Any, eps: Any) -> tuple[Any, ...]:
+        """Value and slope."""
+        if log_input:
+            rate = xp.exp(guess)
+            value = rate - xp.where(truth == 0.0, 0.0 * truth, truth * guess)  # no 0 * -inf
+            slope = rate - truth
+        else:
+            value = guess - truth * xp.log(guess + eps)
+            slope = 1.0 - truth / (guess + eps)
+        if full:
+            large = xp.maximum(truth, 1.0)
+            stirling = large * xp.log(large) - large + 0.5 * xp.log(6.283185307179586 * large)
+            value = value + xp.where(truth > 1.0, stirling, 0.0 * large)
+        return value, slope

@@ -118,6 +118,26 @@ class Ops:
             self.total(found, weight) if total else None,
         )
 
+    def rowwise(
+        self,
+        function: Callable[..., tuple[Array, ...]],
+        arrays: Sequence[Array | None],
+        row_weight: Array | None,
+        out: Sequence[Array] | None,
+    ) -> Array:
+        """Run a function of rows: values (N,), gradients into `out`.
+
+        `function(xp, *arrays)` returns values and a slope for each array of `out`. All arrays have N rows; floats come
+        in the dtype to compute in.
+        """
+        dtype = compute_dtype(arrays[0].dtype)  # type: ignore[union-attr]
+        cast = [x if x is None or x.dtype.kind in "iub" else x.astype(dtype, copy=False) for x in arrays]
+        values, *slopes = function(self.xp, *cast)
+        if out is not None:
+            for target, slope in zip(out, slopes, strict=True):
+                target[...] = self.weighted(slope, None if row_weight is None else row_weight[:, None])
+        return values
+
     # Row kernels
 
     def logsumexp_parts(self, x: Array, e: Array) -> tuple[Array, Array, Array]:

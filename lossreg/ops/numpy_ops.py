@@ -62,35 +62,42 @@ class NumpyOps(Ops):
         targets = None if out is None else [x if shape and not flat else x.reshape(-1) for x in out]
         found: list[Any] = []
         total_sum = 0.0
-        with np.errstate(all="ignore"):
-            for start in range(0, length, step):
-                block = slice(start, start + step)
-                block_values, block_total = super().elementwise(
-                    formula,
-                    [part(x, block) for x in views],
-                    [part(x, block) for x in rest],
-                    part(weights, block),
-                    scale,
-                    values=values,
-                    total=total,
-                    out=None if targets is None else [part(x, block) for x in targets],
-                )
-                if values:
-                    found.append(block_values)
-                if total:
-                    total_sum += float(block_total)
+        for start in range(0, length, step):
+            block = slice(start, start + step)
+            block_values, block_total = super().elementwise(
+                formula,
+                [part(x, block) for x in views],
+                [part(x, block) for x in rest],
+                part(weights, block),
+                scale,
+                values=values,
+                total=total,
+                out=None if targets is None else [part(x, block) for x in targets],
+            )
+            if values:
+                found.append(block_values)
+            if total:
+                total_sum += float(block_total)
         stacked = np.concatenate(found).reshape(shape) if found else np.zeros(shape) if values else None
         return stacked, total_sum
 
-    def total(self, values: Array, weight: Array | None) -> Any:
-        """As the generic body; NumPy's warnings about masked NaN are switched off."""
-        with np.errstate(all="ignore"):
-            return super().total(values, weight)
-
-    def weighted(self, values: Array, weight: Array | None) -> Array:
-        """As the generic body; NumPy's warnings about masked NaN are switched off."""
-        with np.errstate(all="ignore"):
-            return super().weighted(values, weight)
+    def rowwise(
+        self,
+        function: Callable[..., tuple[Array, ...]],
+        arrays: Sequence[Array | None],
+        row_weight: Array | None,
+        out: Sequence[Array] | None,
+    ) -> Array:
+        """As the generic body, some rows at a time."""
+        first: Array = arrays[0]
+        step = max(1, BLOCK // first.shape[1])
+        found = []
+        for start in range(0, max(len(first), 1), step):
+            block = slice(start, start + step)
+            parts = [None if x is None else x[block] for x in (*arrays, row_weight)]
+            targets = None if out is None else [x[block] for x in out]
+            found.append(super().rowwise(function, parts[:-1], parts[-1], targets))
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def softmax_cross_entropy(
         self,
@@ -134,9 +141,8 @@ def _by_rows(
     n, classes = x.shape
     step = max(1, BLOCK // max(1, classes))
     found = []
-    with np.errstate(all="ignore"):
-        for start in range(0, max(n, 1), step):
-            block = slice(start, start + step)
-            weight, row, target = (None if w is None else w[block] for w in (target_weight, row_weight, out))
-            found.append(kernel(x[block], targets[block], weight, smoothing, row, out=target))
+    for start in range(0, max(n, 1), step):
+        block = slice(start, start + step)
+        weight, row, target = (None if w is None else w[block] for w in (target_weight, row_weight, out))
+        found.append(kernel(x[block], targets[block], weight, smoothing, row, out=target))
     return found[0] if len(found) == 1 else np.concatenate(found)

@@ -1,0 +1,191 @@
+"""Connectionist temporal classification: the loss of a sequence whose alignment with the guesses is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from annotated_types import Ge
+
+from ..arrays import Batch
+from ..base import CoupledLoss, Truths
+from ..checks import describe, fail, first_bad, on_host
+from ..config import register
+from ..ops import Array
+
+__all__ = ["CTC"]
+
+LOG_ZERO = -np.inf
+
+
+@dataclass(frozen=True)
+class _Alignment:
+    """Targets with blanks around every label: states (N, 2 S + 1), on the guesses' backend."""
+
+    states: Array
+    skips: Array
+    """Whether the state two before leads here: both labels, and not the same one."""
+    frames: Array
+    """Number of frames of each sequence, (N,)."""
+    last: Array
+    """Index of the last state, the final blank, (N,)."""
+
+
+@register("CTC.v1", alias="ctc")
+class CTC(CoupledLoss):
+    """Negative log-likelihood of a target, summed over all its alignments with the frames.
+
+        value = -log sum over paths of prod_t p_t(path_t)
+        slope in log p_t(c) = -(probability that the path is at c at time t, given the target)
+        slope in logits     = p_t(c) + slope in log p_t(c),   where log p = log_softmax(logits)
+
+    A path names a class or the blank for each frame; without repeats and blanks it is the target. The sums run forward
+    and backward over time in log space and float64. Frames past the end of a sequence have slope 0. A target that does
+    not fit its frames has value inf and slope 0; with zero_infinity both are 0. "mean" is the mean over the sequences
+    of value / max(1, length of the target).
+    Shapes: guesses, grad (T, N, C) or (T, C), log-probabilities; truths a tuple (targets, input_lengths,
+    target_lengths): targets (N, S), padded with anything, or one behind the other (sum of lengths,), ids other than
+    blank; lengths (N,) or ().   Gradient with respect to: `wrt`.
+    Errors: ValueError for a blank or an id out of range in a target, lengths that do not fit.
+    Source: Graves et al. (2006), doi:10.1145/1143844.1143891; values as torch.nn.CTCLoss, whose gradient is that of
+    wrt "logits".
+
+    blank: id of the blank.   zero_infinity: see above.   wrt: "log_probs" or "logits".
+    """
+
+    blank: Annotated[int, Ge(0)] = 0
+    zero_infinity: bool = False
+    wrt: Literal["log_probs", "logits"] = "log_probs"
+
+    layout = "time"
+
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+        """States of the alignments, and 1 / length of the target where a mean divides by it."""
+        frames, n, classes = batch.arrays[0].shape
+        if self.blank >= classes:
+            raise fail(batch.name, "blank", f"in [0, {classes}) (the classes of guesses)", str(self.blank))
+        if not isinstance(truths, tuple) or len(truths) != 3:
+            raise fail(batch.name, "truths", "to be a tuple (targets, input_lengths, target_lengths)", describe(truths))
+        kept = None if batch.kept is None or batch.ops.on_device else batch.kept.reshape(n)
+        lengths = [
+            self._lengths(batch, what, value, n) for what, value in zip(("input_lengths", "target_lengths"), truths[1:])
+        ]
+        if kept is not None:
+            lengths = [np.where(kept, length, 0) for length in lengths]
+        targets = self._padded(batch, truths[0], lengths[1], n, kept)
+        for what, length, most in zip(("input_lengths", "target_lengths"), lengths, (frames, targets.shape[1])):
+            bad = first_bad((length < 0) | (length > most))
+            if bad is not None:
+                raise fail(batch.name, what, f"in [0, {most}]", f"{length[bad]} in {batch.place(bad[0])}")
+        inside = np.arange(targets.shape[1]) < lengths[1][:, None]
+        bad = first_bad(((targets < 0) | (targets >= classes) | (targets == self.blank)) & inside)
+        if bad is not None:
+            expected = f"in [0, {classes}) and not the blank, {self.blank}"
+            raise fail(batch.name, "target ids", expected, f"{targets[bad]} in {batch.place(bad[0])}")
+        states = np.full((n, 2 * targets.shape[1] + 1), self.blank, np.int64)
+        states[:, 1::2] = np.where(inside, targets, self.blank)
+        skips = np.zeros(states.shape, bool)
+        skips[:, 2:] = (states[:, 2:] != self.blank) & (states[:, 2:] != states[:, :-2])
+        asarray = batch.ops.asarray
+        alignment = _Alignment(asarray(states), asarray(skips), asarray(lengths[0]), asarray(2 * lengths[1]))
+        weight = None
+        if self.reduction == "mean":
+            weight = asarray(1.0 / np.maximum(lengths[1], 1)).reshape(batch.values_shape)
+        return Truths(alignment, weight=weight)
+
+    def _lengths(self, batch: Batch, what: str, value: Any, n: int) -> np.ndarray:
+        lengths = np.asarray(on_host(value) if hasattr(value, "dtype") else value)
+        if lengths.dtype.kind not in "iu" or lengths.size != n or lengths.ndim > 1:
+            raise fail(batch.name, what, f"of {n} whole numbers", describe(value))
+        return lengths.reshape(n).astype(np.int64)
+
+    def _padded(self, batch: Batch, value: Any, lengths: np.ndarray, n: int, kept: np.ndarray | None) -> np.ndarray:
+        """Targets (N, S), also from targets behind each other."""
+        targets = np.asarray(on_host(value) if hasattr(value, "dtype") else value)
+        if targets.size == 0:
+            targets = targets.reshape(n, 0).astype(np.int64)
+        if targets.dtype.kind not in "iu":
+            raise fail(batch.name, "targets", "of integer ids", describe(value))
+        if targets.ndim == 2 and len(targets) == n:
+            return targets.astype(np.int64)
+        if targets.ndim == 1 and len(batch.shape) == 2:
+            return targets[None].astype(np.int64)
+        if targets.ndim != 1 or kept is not None or lengths.min(initial=0) < 0 or len(targets) != lengths.sum():
+            expected = f"of shape ({n}, S), or without a mask one behind the other, {int(lengths.sum())} in all"
+            raise fail(batch.name, "targets", expected, describe(value))
+        padded = np.zeros((n, int(lengths.max(initial=0))), np.int64)
+        padded[np.arange(padded.shape[1]) < lengths[:, None]] = targets
+        return padded
+
+    def forward(
+        self, batch: Batch, arrays: tuple[Array, ...], targets: _Alignment, kept: Array | None
+    ) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
+        """Log-likelihoods of the prefixes, frame by frame for all sequences at once."""
+        xp, log_probs = batch.ops.xp, arrays[0]
+        frames, n, _ = log_probs.shape
+        rows, states = xp.arange(n)[:, None], targets.states
+        emit = [x.astype(np.float64)[rows, states] for x in log_probs]
+        index = xp.arange(states.shape[1])
+        # before the first frame the path stands before the first state: it may enter the first two
+        alpha = xp.where(index[None, :] == 0, 0.0, xp.full(states.shape, LOG_ZERO))
+        ends = alpha
+        alphas = []
+        for t in range(frames):
+            if t == 0:
+                alpha = xp.where(index[None, :] <= 1, 0.0, LOG_ZERO) + emit[0]
+            else:
+                leap = xp.where(targets.skips, _shift(xp, alpha, 2), LOG_ZERO)
+                alpha = _sum_logs(xp, alpha, _shift(xp, alpha, 1), leap) + emit[t]
+            alphas.append(alpha)
+            ends = xp.where((targets.frames == t + 1)[:, None], alpha, ends)
+        final = (index[None, :] == targets.last[:, None]) | (index[None, :] == targets.last[:, None] - 1)
+        likelihood = _sum_logs(xp, *(xp.where(final, ends, LOG_ZERO)[:, i] for i in range(states.shape[1])))
+        feasible = likelihood > LOG_ZERO
+        values = xp.where(feasible, -likelihood, 0.0 if self.zero_infinity else np.inf)
+        values = xp.where(xp.isnan(likelihood), likelihood, values)
+
+        def backprop(d_values: Array) -> tuple[Array, ...]:
+            grad = xp.zeros(log_probs.shape, np.float64)
+            beta = xp.full(states.shape, LOG_ZERO)
+            safe = xp.where(feasible, likelihood, 0.0)
+            at = xp.arange(n)
+            for t in reversed(range(frames)):
+                if t + 1 < frames:
+                    onward = beta + emit[t + 1]
+                    leap = xp.where(_shift(xp, targets.skips, -2, False), _shift(xp, onward, -2), LOG_ZERO)
+                    beta = _sum_logs(xp, onward, _shift(xp, onward, -1), leap)
+                beta = xp.where((targets.frames == t + 1)[:, None], xp.where(final, 0.0, LOG_ZERO), beta)
+                share = xp.exp(alphas[t] + beta - safe[:, None])
+                share = xp.where(feasible[:, None] & (targets.frames > t)[:, None], share, 0.0)
+                for s in range(states.shape[1]):
+                    grad[t, at, states[:, s]] -= share[:, s]
+                if self.wrt == "logits":
+                    grad[t] += xp.exp(log_probs[t].astype(np.float64)) * xp.sum(share, axis=1)[:, None]
+            grad = xp.where(xp.isnan(likelihood)[:, None], likelihood[:, None], grad)
+            return (xp.where(d_values[:, None] == 0, 0.0, grad * d_values[:, None]),)
+
+        return values.reshape(batch.values_shape), lambda d_values: backprop(d_values.reshape(n))
+
+
+def _shift(xp: Any, x: Array, by: int, fill: Any = LOG_ZERO) -> Array:
+    """Columns moved to the right (or left, by < 0), with `fill` where none comes from."""
+    moved = xp.full(x.shape, fill, x.dtype)
+    if by > 0:
+        moved[:, by:] = x[:, :-by]
+    else:
+        moved[:, :by] = x[:, -by:]
+    return moved
+
+
+def _sum_logs(xp: Any, *terms: Array) -> Array:
+    """log of the sum of e^terms, with -inf for a term that is not there."""
+    peak = terms[0]
+    for term in terms[1:]:
+        peak = xp.maximum(peak, term)
+    safe = xp.where(peak == LOG_ZERO, 0.0, peak)
+    total = xp.exp(terms[0] - safe)
+    for term in terms[1:]:
+        total = total + xp.exp(term - safe)
+    return xp.log(total) + safe
