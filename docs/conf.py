@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import lossreg
 import lossreg.losses
-from lossreg.options import Configurable, positional_order
+from lossreg.schema import Configurable, positional_order
 
 project = "lossreg"
 copyright = "the lossreg contributors"

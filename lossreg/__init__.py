@@ -1,8 +1,9 @@
 """Loss calculators for people who drive training with explicit gradients: values, true gradients, config files."""
 
-from . import losses
+from . import functional, losses
 from .base import CoupledLoss, ElementwiseLoss, Loss, ReducedLoss, RowLoss
 from .config import Config, register, registry
+from .functional import help, loss, options
 from .losses.alignment import *  # noqa: F403
 from .losses.binary import *  # noqa: F403
 from .losses.categorical import *  # noqa: F403
@@ -13,12 +14,13 @@ from .losses.regression import *  # noqa: F403
 from .losses.thinc import *  # noqa: F403
 from .losses.thinc_v4 import *  # noqa: F403
 from .ops import NumpyOps, Ops, get_ops, prefer_gpu, require_cpu, require_gpu, use_ops
-from .options import ConfigError
+from .schema import ConfigError
 from .state import LossState, State
 from .version import __version__ as __version__
 
 __all__ = [
     "Config", "ConfigError", "CoupledLoss", "ElementwiseLoss", "Loss", "LossState", "NumpyOps", "Ops", "ReducedLoss",
-    "RowLoss", "State", "get_ops", "prefer_gpu", "register", "registry", "require_cpu", "require_gpu", "use_ops",
+    "RowLoss", "State", "functional", "get_ops", "help", "loss", "options", "prefer_gpu", "register", "registry",
+    "require_cpu", "require_gpu", "use_ops",
 ]  # fmt: skip
 __all__ += losses.__all__

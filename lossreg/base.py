@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -16,8 +17,8 @@ from .arrays import Batch, Layout, real_array
 from .checks import Interval, OneOf, check_domain, check_shape, describe, fail
 from .ops import Array, Ops
 from .ops.base import compute_dtype
-from .options import Configurable
 from .reduction import NormalizeBy, Reduction, Weights, item_array, weigh
+from .schema import Configurable
 from .state import LossState
 
 __all__ = ["CoupledLoss", "ElementwiseLoss", "Loss", "ReducedLoss", "RowLoss", "Truths"]
@@ -83,10 +84,16 @@ class ReducedLoss(Loss):
 
     inputs: ClassVar[tuple[str, ...]] = ("guesses",)
     """Names of the model outputs; more than one are passed and returned as a tuple."""
+    truth_inputs: ClassVar[tuple[str, ...]] = ("truths",)
+    """Names of the truths; more than one are passed as a tuple, and without any there are no truths."""
+    flat_masks: ClassVar[bool] = False
+    """Whether a mask of any shape with one number for each value is taken."""
+    weight_input: ClassVar[bool] = False
+    """Whether the functional form takes a weight for each element after the truths."""
     layout: ClassVar[Layout] = "elements"
 
     def __call__(
-        self, guesses: Any, truths: Any = None, *, mask: Any = None, sample_weight: Any = None, out: Any = None
+        self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None, out: Any = None
     ) -> tuple[Any, Any]:
         """(gradient, loss) in one pass.
 
@@ -98,16 +105,16 @@ class ReducedLoss(Loss):
         return grad, self._loss(state, values)
 
     def get_grad(
-        self, guesses: Any, truths: Any = None, *, mask: Any = None, sample_weight: Any = None, out: Any = None
+        self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None, out: Any = None
     ) -> Any:
         """The gradient of the loss, arranged as the guesses are."""
         return self._run(guesses, truths, mask, sample_weight, out, Wanted(grad=True))[2]
 
-    def get_loss(self, guesses: Any, truths: Any = None, *, mask: Any = None, sample_weight: Any = None) -> Any:
+    def get_loss(self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None) -> Any:
         """The loss: a float (a 0-d array on a GPU), or the values with reduction "none"."""
         return self._loss(*self._run(guesses, truths, mask, sample_weight, None, self._wanted())[:2])
 
-    def get_values(self, guesses: Any, truths: Any = None, *, mask: Any = None, sample_weight: Any = None) -> Any:
+    def get_values(self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None) -> Any:
         """The values before reduction, times their weights; 0 where masked or missing."""
         return self._unreduced.get_loss(guesses, truths, mask=mask, sample_weight=sample_weight)
 
@@ -115,7 +122,7 @@ class ReducedLoss(Loss):
     def _unreduced(self) -> ReducedLoss:
         return replace(self, reduction="none")
 
-    def get_state(self, guesses: Any, truths: Any = None, *, mask: Any = None, sample_weight: Any = None) -> LossState:
+    def get_state(self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None) -> LossState:
         """The partial result of this batch: states merge to the loss of all batches together."""
         return self._run(guesses, truths, mask, sample_weight, None, Wanted(total=True))[0]
 
@@ -139,6 +146,11 @@ class ReducedLoss(Loss):
     ) -> tuple[Array | None, Any]:
         """(weighted values or None, their total or None); gradients of the weighted, scaled total go into `out`."""
 
+    @property
+    def unscaled(self) -> bool:
+        """Whether the loss is its state, and the gradient that of the total."""
+        return False
+
     def divided_by(self) -> Reduction:
         """The reduction that decides the divisor."""
         return self.reduction
@@ -150,6 +162,8 @@ class ReducedLoss(Loss):
         return Wanted(total=not unreduced, values=unreduced, grad=grad)
 
     def _loss(self, state: LossState, values: Any) -> Any:
+        if self.unscaled:
+            return state
         return values if self.reduction == "none" else state.compute()
 
     def _run(
@@ -157,7 +171,16 @@ class ReducedLoss(Loss):
     ) -> tuple[LossState, Any, Any]:
         batch = self.read_guesses(guesses)
         ops = batch.ops
+        if truths is ...:
+            if self.truth_inputs:
+                raise fail(batch.name, ", ".join(self.truth_inputs), "beside guesses", "none")
+            truths = None
+        if batch.lengths == ():
+            batch.check_sequences("truths", truths if self.truth_inputs else [])
+            return self.empty(), [], batch.restore(batch.arrays)
         check = self.validate == "full" or self.validate == "auto" and not ops.on_device
+        if self.flat_masks and hasattr(mask, "shape") and tuple(mask.shape) != batch.values_shape:
+            mask = mask.reshape(batch.values_shape) if mask.size == math.prod(batch.values_shape) else mask
         mask_array = item_array(batch, "mask", mask, upper=1.0, check=check)
         if mask_array is not None:
             batch = replace(batch, kept=ops.xp.broadcast_to(mask_array != 0, batch.values_shape))
@@ -175,46 +198,64 @@ class ReducedLoss(Loss):
             sample_weight=sample,
             counted=counted,
         )
+        if self.unscaled:
+            weights = replace(weights, scale=1.0)
         if check:
             self.check_guesses(batch, weights.items)
-        grads = self._gradient_arrays(batch, out) if wanted.grad else None
+        grads = self._gradient_arrays(batch, out, (guesses, truths, mask, sample_weight)) if wanted.grad else None
         with np.errstate(all="ignore"):  # masked items may hold anything
             values, total = self.compute(batch, read, weights, wanted, grads)
-        if values is not None:
-            values = batch.split(values.reshape(batch.values_shape).astype(batch.arrays[0].dtype, copy=False))
+            if values is not None:
+                values = batch.split(values.reshape(batch.values_shape).astype(batch.arrays[0].dtype, copy=False))
         state = LossState(self, ops.scalar(total) if wanted.total else None, weights.count)
         return state, values, None if grads is None else self._finish(batch, grads, out)
 
     def check_guesses(self, batch: Batch, items: Array | None) -> None:
         """Raise when kept guesses lie outside the domain of the loss. Most losses take every number."""
 
-    def _gradient_arrays(self, batch: Batch, out: Any) -> list[Array]:
-        """Where gradients go: the caller's `out` where it can be written to directly, else new arrays."""
+    def _gradient_arrays(self, batch: Batch, out: Any, read: tuple[Any, ...]) -> list[Array]:
+        """Where gradients go: the caller's `out` where nothing that is still to be read lies there, else new arrays."""
+        new = [batch.ops.xp.empty(x.shape, x.dtype) for x in batch.arrays] if out is None else []
         if out is None:
-            return [batch.ops.xp.empty(x.shape, x.dtype) for x in batch.arrays]
+            return new
         given = out if batch.is_tuple else (out,)
         if batch.lengths is not None or not isinstance(given, tuple) or len(given) != len(batch.arrays):
             raise fail(batch.name, "out", "to be arranged as guesses are, and not a list", describe(out))
-        arrays = []
+        inputs = list(_arrays(read))
         for target, x, shape in zip(given, batch.arrays, batch.shapes):
-            if not batch.ops.owns(target) or tuple(target.shape) != shape or target.dtype != x.dtype:
+            fits = batch.ops.owns(target) and tuple(target.shape) == shape and target.dtype == x.dtype
+            if not fits or isinstance(target, np.generic):
                 expected = f"a {x.dtype} array of shape {shape} on {batch.ops.name}"
                 raise fail(batch.name, "out", f"to be {expected}", describe(target))
             if isinstance(target, np.ndarray) and not target.flags.writeable:
                 raise fail(batch.name, "out", "to be writable", "a read-only array")
-            direct = target.shape == x.shape
-            arrays.append(target if direct else batch.ops.xp.empty(x.shape, x.dtype))
-        return arrays
+            shared = any(
+                y is not target and batch.ops.xp.may_share_memory(target, y) for y in inputs if batch.ops.owns(y)
+            )
+            own = sum(y is target for y in inputs)  # `out=guesses`: each block is read before it is written
+            direct = target.shape == x.shape and not shared and own <= 1 and (own == 0 or target is x)
+            new.append(target if direct else batch.ops.xp.empty(x.shape, x.dtype))
+        return new
 
     def _finish(self, batch: Batch, grads: list[Array], out: Any) -> Any:
         restored = batch.restore(grads)
         if out is None:
             return restored
-        pairs = zip(restored, out) if batch.is_tuple else ((restored, out),)
-        for grad, target in pairs:
-            if grad is not target and not batch.ops.xp.shares_memory(grad, target):
+        for made, grad, target in zip(
+            grads, restored if batch.is_tuple else (restored,), out if batch.is_tuple else (out,)
+        ):
+            if made is not target:
                 target[...] = grad
         return out
+
+
+def _arrays(tree: Any) -> Iterator[Any]:
+    """The arrays in nested tuples and lists."""
+    if isinstance(tree, (tuple, list)):
+        for part in tree:
+            yield from _arrays(part)
+    elif hasattr(tree, "dtype") and hasattr(tree, "ndim"):
+        yield tree
 
 
 class ElementwiseLoss(ReducedLoss):
@@ -232,8 +273,7 @@ class ElementwiseLoss(ReducedLoss):
 
     def formula_options(self, ops: Ops) -> tuple[Any, ...]:
         """Numbers and arrays that the formula takes after the truth."""
-        names = list(inspect.signature(self.formula).parameters)[2 + len(self.inputs) :]
-        return tuple(getattr(self, name) for name in names)
+        return tuple(getattr(self, name) for name in _formula_names(type(self)))
 
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """An array of the guesses' shape."""
@@ -280,6 +320,12 @@ class ElementwiseLoss(ReducedLoss):
         )
 
 
+@functools.cache
+def _formula_names(cls: type[ElementwiseLoss]) -> list[str]:
+    """The options that a formula takes: its parameters after xp, the guesses and the truth."""
+    return list(inspect.signature(cls.formula).parameters)[2 + len(cls.inputs) :]
+
+
 class RowLoss(ReducedLoss):
     """A loss with one value a row of (N, C) guesses; a subclass writes `rows` from the row kernels of Ops."""
 
@@ -297,9 +343,8 @@ class RowLoss(ReducedLoss):
         items = weights.items
         if items is not None:
             items = ops.xp.broadcast_to(items, batch.values_shape).reshape(n)
-        row_weight = items
-        if not (isinstance(weights.scale, float) and weights.scale == 1.0):
-            row_weight = weights.scale * (ops.xp.ones(n) if items is None else items.astype(np.float64))
+        # one number where all rows weigh the same; float64 beside masks of float32
+        row_weight = weights.scale if items is None else weights.scale * items.astype(np.float64)
         found = self.rows(batch, truths, row_weight, out)
         return (
             ops.weighted(found, items) if wanted.values else None,
@@ -326,12 +371,12 @@ class CoupledLoss(ReducedLoss):
         ops, items = batch.ops, weights.items
         dtype = compute_dtype(batch.arrays[0].dtype)
         arrays = [x.astype(dtype, copy=False) for x in batch.arrays]
-        kept = None
-        if items is not None:
-            items = ops.xp.broadcast_to(items, batch.values_shape)
-            kept = items != 0
+        kept = batch.kept
+        if kept is not None:
             at = (1, -1, 1) if batch.layout == "time" else (-1, *(1 for _ in arrays[0].shape[1:]))
             arrays = [ops.xp.where(kept.reshape(at), x, dtype.type(0)) for x in arrays]
+        if items is not None:
+            items = ops.xp.broadcast_to(items, batch.values_shape)
         values, backprop = self.forward(batch, tuple(arrays), truths.targets, kept)
         if out is not None:
             slopes = (ops.xp.ones(values.shape) * weights.scale).astype(dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,7 @@ import catalogue
 import confection
 from confection.util import is_promise
 
-from .options import ConfigError, Configurable, Problem, checked, closest
+from .schema import ConfigError, Configurable, Problem, checked, closest
 from .variables import variable_problems
 
 __all__ = ["ALIASES", "Config", "Registry", "register", "registry"]
@@ -42,7 +41,8 @@ class Registry(catalogue.Registry):  # type: ignore[misc]
         if not isinstance(name, str) or not name:
             raise ConfigError([(self.namespace[-1], f"expected a name, got {name!r}")])
         known = catalogue.REGISTRY.get((*self.namespace, name))
-        if known is not None and _origin(known) != _origin(func):
+        reloaded = _origin(known) == _origin(func) and "<" not in _origin(func)  # a module that is imported again
+        if known is not None and known is not func and not reloaded:
             raise ConfigError([(self.namespace[-1], f"'{name}' is already registered by {_origin(known)}")])
         super().register(name, func=func)
         return func
@@ -187,12 +187,13 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
             raise ConfigError([("", f"expected a Config or a dict of sections, got {type(config).__name__}")])
         if is_promise(config):
             raise ConfigError([("", "the top level must be sections, not one block with an '@' key")])
-        prepared = Config(dict(config), is_interpolated=getattr(config, "is_interpolated", True))
-        prepared = prepared.copy() if prepared.is_interpolated else prepared.interpolate()
-        problems = _override_problems(prepared, overrides)
+        # containers are copied and what they hold is not: a config may carry live objects, such as models
+        prepared = Config(_containers(dict(config)), is_interpolated=getattr(config, "is_interpolated", True))
+        prepared = prepared if prepared.is_interpolated else prepared.interpolate()
+        problems = _override_problems(prepared, overrides, new_keys=False)
         for path, value in {} if problems else overrides.items():
             *parents, last = path.split(".")
-            functools.reduce(dict.__getitem__, parents, prepared)[last] = copy.deepcopy(value)
+            functools.reduce(dict.__getitem__, parents, prepared)[last] = _containers(value)
         cls._check(prepared, "", problems)
         _raise(problems)
         return prepared
@@ -200,13 +201,10 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
     @classmethod
     def _check(cls, node: Mapping[str, Any], path: str, problems: list[Problem]) -> None:
         """Collect the problems of every block: names first, then options, then what lies between options."""
-        nested = {key for key, value in node.items() if isinstance(value, Mapping) and _holds_block(value)}
+        nested = {key for key, value in node.items() if cls._holds_block(value)}
         for key, value in node.items():
-            if isinstance(value, Mapping):
-                cls._check(value, _join(path, key), problems)
-            elif isinstance(value, (list, tuple)) and any(is_promise(item) for item in value):
-                message = "blocks inside a list are not resolved: give each its own section, such as [loss.*.first]"
-                problems.append((_join(path, key), message))
+            for place, child in cls._children(_join(path, key), value):
+                cls._check(child, place, problems)
         if not is_promise(node):
             return
         target = cls._target(node, path, problems)
@@ -219,9 +217,32 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
                 target(**options)
             except ConfigError as error:
                 found = error.problems
-        place = {key: i for i, key in enumerate(node)}
-        found.sort(key=lambda problem: place.get(problem[0].split(".")[0], len(place)))
+        order = {key: i for i, key in enumerate(node)}
+        found.sort(key=lambda problem: order.get(problem[0].split(".")[0], len(order)))
         problems += [(_join(path, option), message) for option, message in found]
+
+    @classmethod
+    def _children(cls, path: str, value: Any) -> list[tuple[str, Mapping[str, Any]]]:
+        """The sections in a value: itself, or the blocks of a list."""
+        if isinstance(value, Mapping):
+            return [(path, value)]
+        items = enumerate(value) if isinstance(value, (list, tuple)) else ()
+        return [(_join(path, str(i)), item) for i, item in items if cls._is_block(item)]
+
+    @classmethod
+    def _is_block(cls, value: Any) -> bool:
+        """Whether a value names one of the registries. In lists other keys with an @ are plain data."""
+        return is_promise(value) and any(
+            isinstance(getattr(cls, key[1:], None), Registry)
+            for key in value
+            if isinstance(key, str) and key[:1] == "@"
+        )
+
+    @classmethod
+    def _holds_block(cls, value: Any) -> bool:
+        if isinstance(value, Mapping):
+            return is_promise(value) or any(cls._holds_block(item) for item in value.values())
+        return isinstance(value, (list, tuple)) and any(cls._is_block(item) for item in value)
 
     @classmethod
     def _target(cls, node: Mapping[str, Any], path: str, problems: list[Problem]) -> Any:
@@ -236,13 +257,19 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
             return None
 
     @classmethod
+    def _built(cls, value: Any, path: str, problems: list[Problem]) -> Any:
+        if isinstance(value, Mapping):
+            return cls._build(value, path, problems)
+        if cls._holds_block(value):
+            places = ((item, _join(path, str(i))) for i, item in enumerate(value))
+            return [cls._build(item, at, problems) if cls._is_block(item) else item for item, at in places]
+        return value
+
+    @classmethod
     def _build(cls, node: Mapping[str, Any], path: str, problems: list[Problem]) -> Any:
         """Make the objects of a checked tree, children before parents; a block whose child failed is not made."""
         before = len(problems)
-        built = {
-            key: cls._build(value, _join(path, key), problems) if isinstance(value, Mapping) else value
-            for key, value in node.items()
-        }
+        built = {key: cls._built(value, _join(path, key), problems) for key, value in node.items()}
         if not is_promise(node) or len(problems) > before:
             return built
         target = cls._target(node, path, problems)
@@ -340,7 +367,15 @@ def _raise(problems: list[Problem]) -> None:
         raise ConfigError(problems)
 
 
-def _override_problems(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> list[Problem]:
+def _containers(value: Any) -> Any:
+    """A copy of the dicts, lists and tuples of a value."""
+    if isinstance(value, dict):
+        return {key: _containers(item) for key, item in value.items()}
+    return type(value)(map(_containers, value)) if type(value) in (list, tuple) else value
+
+
+def _override_problems(config: Mapping[str, Any], overrides: Mapping[str, Any], new_keys: bool = True) -> list[Problem]:
+    """Overrides of sections that are not there; without `new_keys` also of options, but for those of blocks."""
     problems: list[Problem] = []
     for path in overrides:
         *parents, last = path.split(".")
@@ -349,6 +384,9 @@ def _override_problems(config: Mapping[str, Any], overrides: Mapping[str, Any]) 
             node = node.get(parent) if isinstance(node, dict) else None
         if not parents or not last or not isinstance(node, dict):
             problems.append((path, f"cannot be overridden: the config has no section [{'.'.join(parents)}]"))
+        elif not new_keys and last not in node and not is_promise(node):
+            message = f"cannot be overridden: the section has no such option{closest(last, node)}"
+            problems.append((path, message))
     return problems
 
 
@@ -356,9 +394,5 @@ def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path and key else path or str(key)
 
 
-def _holds_block(node: Mapping[str, Any]) -> bool:
-    return is_promise(node) or any(_holds_block(value) for value in node.values() if isinstance(value, Mapping))
-
-
 def _options(node: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in node.items() if not key.startswith("@")}
+    return {str(key): value for key, value in node.items() if not str(key).startswith("@")}

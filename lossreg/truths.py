@@ -12,7 +12,7 @@ import numpy as np
 from .arrays import Batch
 from .checks import Interval, check_domain, describe, fail, first_bad, on_host
 from .ops import Array, Ops, get_ops
-from .options import Problem
+from .schema import Problem
 from .targets import Targets
 
 __all__ = ["Labels", "label_problems"]

@@ -7,7 +7,7 @@ import json
 import re
 from typing import NamedTuple
 
-from .options import ConfigError, Problem
+from .schema import ConfigError, Problem
 
 __all__ = ["MAX_CHARACTERS", "MAX_VARIABLES", "variable_problems"]
 

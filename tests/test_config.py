@@ -223,7 +223,7 @@ def test_options_are_plain_values() -> None:
     assert loss.options() == {"class_weight": (1.0, 2.0), "label_smoothing": 0.5}
     assert list(loss.options(all=True)) == [
         "class_weight", "ignore_index", "label_smoothing", "reduction", "normalize_by", "validate",
-        "names", "missing_value", "neg_prefix",
+        "names", "missing_value", "neg_prefix", "per_token", "check_finite",
     ]  # fmt: skip
     with pytest.raises(AttributeError):
         loss.label_smoothing = 0.1
@@ -274,10 +274,12 @@ def test_what_is_no_config_is_refused(config: Any) -> None:
     assert "" in problems(registry.resolve, config)
 
 
-def test_two_functions_in_one_block_and_blocks_in_lists_are_refused() -> None:
+def test_two_functions_in_one_block_are_refused_and_blocks_in_lists_are_made() -> None:
     assert "a" in problems(registry.resolve, {"a": {"@losses": "Huber.v1", "@ops": "numpy"}})
-    found = problems(registry.resolve, {"a": {"x": [{"@losses": "Huber.v1"}]}})
-    assert "inside a list" in found["a.x"]
+    config = {"a": {"x": [{"@losses": "Huber.v1", "delta": 2}, {"@type": "data"}, 3]}}
+    assert registry.resolve(config) == {"a": {"x": [lossreg.Huber(delta=2.0), {"@type": "data"}, 3]}}
+    found = problems(registry.resolve, {"a": {"x": [{"@losses": "Huber.v1", "delta": -2}]}})
+    assert found == {"a.x.0.delta": "should be greater than 0, got -2"}
     assert "losses" in problems(registry.losses.get, None)
     assert "" in problems(registry.get, "optimizers", "x")
 

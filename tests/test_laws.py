@@ -486,4 +486,5 @@ def test_every_option_is_set_by_some_row(row: Row) -> None:
     options = set(row.make().options(all=True)) - common
     tested = {option for other in ROWS if type(other.make()) is type(row.make()) for option in other.options}
     inherited = {option for other in ROWS for option in other.options}
-    assert options <= tested | (inherited if "Sequence" in row.name else set())
+    elsewhere = {"per_token", "check_finite"}  # they change what is returned: test_tokens.py
+    assert options <= tested | elsewhere | (inherited if "Sequence" in row.name else set())

@@ -60,6 +60,7 @@ class CTC(CoupledLoss):
     wrt: Literal["log_probs", "logits"] = "log_probs"
 
     layout = "time"
+    truth_inputs = ("targets", "input_lengths", "target_lengths")
 
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """States of the alignments, and 1 / length of the target where a mean divides by it."""

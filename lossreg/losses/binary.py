@@ -42,6 +42,7 @@ class BinaryCrossEntropyWithLogits(ElementwiseLoss):
     class_weight: Sequence[Annotated[float, Ge(0)]] | None = None
 
     truth_domain = Interval(0.0, 1.0)
+    weight_input = True
 
     @staticmethod
     def formula(xp: Any, guess: Any, truth: Any, pos_weight: Any) -> tuple[Any, ...]:
@@ -90,6 +91,7 @@ class BinaryCrossEntropy(ElementwiseLoss):
 
     truth_domain = Interval(0.0, 1.0)
     guess_domain = Interval(0.0, 1.0)
+    weight_input = True
 
     @staticmethod
     def formula(xp: Any, guess: Any, truth: Any) -> tuple[Any, ...]:

@@ -6,21 +6,41 @@ import functools
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
 from annotated_types import Ge, Le
 
 from ..arrays import Batch
 from ..base import RowLoss, Truths
+from ..checks import on_host
 from ..config import register
 from ..ops import Array
+from ..schema import Configurable
 from ..targets import Targets
 from ..truths import Labels
 from .labels import ClassWeight, LabelOptions, class_weights
 
-__all__ = ["NLL", "CrossEntropy"]
+__all__ = ["NLL", "CrossEntropy", "NonFiniteLossError"]
+
+
+class TokenOptions(Configurable):
+    """What training on tokens asks for.
+
+    per_token: the loss is its state, with the sum as `total` and what it is divided by as `count`, and the gradient is
+    that of the sum; so the batches of a step, or of several machines, can be divided by the count of all.
+    check_finite: raise NonFiniteLossError, with the first rows, when loss or gradient of a kept row is NaN or infinite;
+    a device is waited for.
+    """
+
+    per_token: bool = False
+    check_finite: bool = False
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss or its gradient is NaN or infinite."""
 
 
 @register("CrossEntropy.v1", alias="ce")
-class CrossEntropy(RowLoss, LabelOptions):
+class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
     """Cross-entropy of a softmax, computed from its logits.
 
         label y:          value = (1-e) w_y nll_y + e/C sum_c w_c nll_c,   nll_c = log(sum_j exp x_j) - x_c
@@ -40,12 +60,20 @@ class CrossEntropy(RowLoss, LabelOptions):
     labels".
 
     class_weight: w.   ignore_index: an id that means "not known".   label_smoothing: e, the share of the truth that is
-    spread evenly over all classes.
+    spread evenly over all classes.   per_token, check_finite: see `TokenOptions`. A mask may have any shape with one
+    number for each row.
     """
 
     class_weight: ClassWeight = None
     ignore_index: int = -100
     label_smoothing: Annotated[float, Ge(0), Le(1)] = 0.0
+
+    flat_masks = True
+
+    @property
+    def unscaled(self) -> bool:
+        """As per_token says."""
+        return self.per_token
 
     @functools.cached_property
     def labels(self) -> Labels:
@@ -77,9 +105,23 @@ class CrossEntropy(RowLoss, LabelOptions):
             smoothing = (batch.ops.xp.ones(x.shape[1]) if weight is None else weight) * (e / x.shape[1])
             even = batch.ops.xp.ones(x.shape[0]) if target_weight is None else target_weight
             target_weight = even * (1 - e)
-        return batch.ops.softmax_cross_entropy(
-            x, truths.targets, target_weight, smoothing, row_weight, out=None if out is None else out[0]
-        )
+        grad = None if out is None else out[0]
+        values = batch.ops.softmax_cross_entropy(x, truths.targets, target_weight, smoothing, row_weight, out=grad)
+        if self.check_finite:
+            _check_finite(batch, values, grad, row_weight)
+        return values
+
+
+def _check_finite(batch: Batch, values: Array, grad: Array | None, row_weight: Array | None) -> None:
+    xp = batch.ops.xp
+    kept = xp.ones(len(values), bool) if row_weight is None else row_weight != 0
+    for what, found in (("loss", values[:, None]), ("gradient", grad)):
+        if found is not None:
+            bad = np.flatnonzero(on_host(kept & ~xp.isfinite(found).all(axis=1)))
+            if len(bad):
+                rows = ", ".join(batch.place(int(row)) for row in bad[:5]) + (", ..." if len(bad) > 5 else "")
+                count = f"{len(bad)} of {len(values)} rows"
+                raise NonFiniteLossError(f"The {what} of {batch.name} is not finite in {count}: {rows}.")
 
 
 @register("NLL.v1", alias="nll")

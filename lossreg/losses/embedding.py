@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
@@ -14,8 +14,8 @@ from ..base import CoupledLoss, RowLoss, Truths
 from ..checks import OneOf, check_domain, check_shape, describe, fail
 from ..config import register
 from ..ops import Array
-from ..options import INFINITY_ALLOWED
 from ..reduction import Reduction
+from ..schema import INFINITY_ALLOWED
 from ..targets import Targets
 
 __all__ = ["CosineEmbedding", "CosineSimilarity", "InfoNCE", "PairwiseDistance", "TripletMargin"]
@@ -29,6 +29,7 @@ class _PairLoss(RowLoss):
     """A loss of two or more vectors a row."""
 
     layout = "vectors"
+    truth_inputs: ClassVar[tuple[str, ...]] = ()
 
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """None: the vectors are all there is."""
@@ -63,6 +64,7 @@ class CosineEmbedding(_PairLoss):
     margin: Annotated[float, Ge(-1), Le(1)] = 0.0
 
     inputs = ("x1", "x2")
+    truth_inputs = ("truths",)
 
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """1 or -1 for each row."""
@@ -258,6 +260,7 @@ class InfoNCE(CoupledLoss):
     temperature: Annotated[float, Gt(0)] = 0.1
 
     inputs = ("queries", "keys")
+    truth_inputs = ()
     layout = "vectors"
 
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:

@@ -10,7 +10,7 @@ from annotated_types import Ge
 from ..arrays import Batch
 from ..checks import fail
 from ..ops import Array
-from ..options import Configurable, Problem
+from ..schema import Configurable, Problem
 from ..truths import label_problems
 
 __all__ = ["ClassWeight", "LabelOptions", "class_weights"]

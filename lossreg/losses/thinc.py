@@ -15,7 +15,7 @@ from ..checks import Interval, check_domain, check_shape, describe, fail
 from ..config import register
 from ..ops import Array, get_ops
 from ..ops.base import compute_dtype, is_half
-from ..options import Problem
+from ..schema import Problem
 from ..targets import Targets
 from ..truths import Labels, label_problems
 

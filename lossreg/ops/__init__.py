@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..config import registry
-from ..options import closest
+from ..schema import closest
 from .base import FORMULA_FUNCTIONS, Array, Ops
 from .numpy_ops import NumpyOps
 

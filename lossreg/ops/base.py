@@ -41,8 +41,9 @@ def compute_dtype(dtype: Any) -> Any:
 class Ops:
     """Array operations of one backend. The bodies need only NumPy's interface and no value of a device array.
 
-    Row kernels take and return two-dimensional arrays with one row an item. `row_weight` (N,) multiplies the gradient
-    of a row within the pass and a row of weight 0 gets gradient 0 even if it holds NaN; values come unweighted.
+    Row kernels take and return two-dimensional arrays with one row an item. `row_weight` multiplies the gradient within
+    the pass: one number for all, or (N,), where a row of weight 0 gets gradient 0 even if it holds NaN. Values come
+    unweighted.
     """
 
     name: ClassVar[str] = "generic"
@@ -88,6 +89,18 @@ class Ops:
             return values
         return self.xp.where(weight != 0, values * weight.astype(values.dtype), values.dtype.type(0))
 
+    def scaled(self, rows: Array, row_weight: Any) -> Array:
+        """Rows of slopes times their weights. The rows are written to where all weigh the same."""
+        if getattr(row_weight, "ndim", 0):
+            return self.weighted(rows, row_weight[:, None])
+        if row_weight is None:
+            return rows
+        if isinstance(row_weight, float):
+            if row_weight != 1.0:
+                rows *= row_weight
+            return rows
+        return rows * row_weight.astype(rows.dtype)
+
     def elementwise(
         self,
         formula: Callable[..., tuple[Array, ...]],
@@ -108,7 +121,11 @@ class Ops:
         """
         dtype = compute_dtype(guesses[0].dtype)
         cast = [x.astype(dtype, copy=False) if hasattr(x, "dtype") else x for x in (*guesses, *others)]
-        found, *slopes = formula(self.formula_xp, *cast)
+        shape = guesses[0].shape
+        found, *slopes = (  # a constant slope may be a number
+            x if getattr(x, "shape", None) == shape else self.xp.broadcast_to(self.xp.asarray(x, dtype=dtype), shape)
+            for x in formula(self.formula_xp, *cast)
+        )
         if out is not None:
             scale = scale if isinstance(scale, float) else scale.astype(dtype)
             for target, slope in zip(out, slopes, strict=True):
@@ -122,7 +139,7 @@ class Ops:
         self,
         function: Callable[..., tuple[Array, ...]],
         arrays: Sequence[Array | None],
-        row_weight: Array | None,
+        row_weight: Any,
         out: Sequence[Array] | None,
     ) -> Array:
         """Run a function of rows: values (N,), gradients into `out`.
@@ -135,7 +152,7 @@ class Ops:
         values, *slopes = function(self.xp, *cast)
         if out is not None:
             for target, slope in zip(out, slopes, strict=True):
-                target[...] = self.weighted(slope, None if row_weight is None else row_weight[:, None])
+                target[...] = self.scaled(slope, row_weight)
         return values
 
     # Row kernels
@@ -161,7 +178,7 @@ class Ops:
         targets: Targets,
         target_weight: Array | None,
         smoothing: Array | None,
-        row_weight: Array | None,
+        row_weight: Any,
         *,
         out: Array | None,
     ) -> Array:
@@ -202,11 +219,11 @@ class Ops:
             if members is None:
                 y = targets.ids
                 below = peak - x[rows, y]
-                values = a * (below + log_rest)
+                values = xp.where(a == 0, 0, a * (below + log_rest))
                 outside = xp.where(top == y, rest, 1 + rest - e[rows, y])
             else:
                 values, outside, best, best_sum = self._set_values(x, e, members, peak)
-                values = a * values
+                values = xp.where(a == 0, 0, a * values)
             mass = a
             if smoothing is not None:
                 s = smoothing.astype(dtype, copy=False)
@@ -221,18 +238,17 @@ class Ops:
                     e *= (mass / (1 + rest))[:, None]
                     e[rows, y] = slope + extra
                 else:
-                    q = xp.where(members, xp.exp(x - best[:, None]) / best_sum[:, None], 0)
+                    even = (1 / xp.sum(members, axis=1))[:, None]  # of a set that cannot be
+                    q = xp.where(best_sum[:, None] == 0, even, xp.exp(x - best[:, None]) / best_sum[:, None])
+                    q = xp.where(members, q, 0)
                     e *= xp.where(members, (mass - a)[:, None], mass[:, None]) / (1 + rest)[:, None]
                     e += q * slope[:, None]
                 if smoothing is not None:
                     e -= s
         if out is not None:
-            if row_weight is not None:
-                w = row_weight.astype(dtype, copy=False)[:, None]
-                e *= w
-                e[...] = xp.where(w == 0, 0, e)
-            if e is not out:
-                out[...] = e
+            scaled = self.scaled(e, row_weight)
+            if scaled is not out:
+                out[...] = scaled
         return values
 
     def _set_values(self, x: Array, e: Array, members: Array, peak: Array) -> tuple[Array, Array, Array, Array]:
@@ -254,7 +270,7 @@ class Ops:
         targets: Targets,
         target_weight: Array | None,
         smoothing: Array | None,
-        row_weight: Array | None,
+        row_weight: Any,
         *,
         wrt_logits: bool,
         out: Array | None,
@@ -294,8 +310,6 @@ class Ops:
             values = values - xp.sum(s * xp.log(safe_p), axis=1)
             slope = slope + (p * xp.sum(s, axis=-1)[..., None] - s if wrt_logits else -s / safe_p)
         if out is not None:
-            if row_weight is not None:
-                w = row_weight.astype(dtype, copy=False)[:, None]
-                slope = xp.where(w == 0, 0, slope * w)
+            slope = self.scaled(slope, row_weight)
             out[...] = slope if wrt_logits else xp.minimum(xp.maximum(slope, -most), most)
         return values

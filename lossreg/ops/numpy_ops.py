@@ -44,11 +44,16 @@ class NumpyOps(Ops):
         out: Sequence[Array] | None,
     ) -> tuple[Array | None, Any]:
         """As the generic body, block by block."""
-        shape = np.broadcast_shapes(*(x.shape for x in guesses))
+        shape, size = guesses[0].shape, guesses[0].size
         arrays = [x for x in (*guesses, *others, weight, *(out or ())) if isinstance(x, np.ndarray)]
         flat = all(x.shape == shape and x.flags.c_contiguous for x in arrays)
-        length = int(np.prod(shape)) if flat or not shape else shape[0]
-        step = BLOCK if flat or not shape else max(1, BLOCK * length // max(1, int(np.prod(shape))))
+        if size <= BLOCK and shape:  # one block: no views are needed
+            found_values, found_total = super().elementwise(
+                formula, guesses, others, weight, scale, values=values, total=total, out=out
+            )
+            return found_values, float(found_total) if total else None
+        length = size if flat or not shape else shape[0]
+        step = BLOCK if flat or not shape else max(1, BLOCK * length // max(1, size))
 
         def view(x: Any) -> Any:
             if not isinstance(x, np.ndarray):
@@ -85,7 +90,7 @@ class NumpyOps(Ops):
         self,
         function: Callable[..., tuple[Array, ...]],
         arrays: Sequence[Array | None],
-        row_weight: Array | None,
+        row_weight: Any,
         out: Sequence[Array] | None,
     ) -> Array:
         """As the generic body, some rows at a time."""
@@ -94,9 +99,10 @@ class NumpyOps(Ops):
         found = []
         for start in range(0, max(len(first), 1), step):
             block = slice(start, start + step)
-            parts = [None if x is None else x[block] for x in (*arrays, row_weight)]
+            parts = [None if x is None else x[block] for x in arrays]
+            weight = row_weight[block] if isinstance(row_weight, np.ndarray) else row_weight
             targets = None if out is None else [x[block] for x in out]
-            found.append(super().rowwise(function, parts[:-1], parts[-1], targets))
+            found.append(super().rowwise(function, parts, weight, targets))
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def softmax_cross_entropy(
@@ -105,7 +111,7 @@ class NumpyOps(Ops):
         targets: Targets,
         target_weight: Array | None,
         smoothing: Array | None,
-        row_weight: Array | None,
+        row_weight: Any,
         *,
         out: Array | None,
     ) -> Array:
@@ -119,7 +125,7 @@ class NumpyOps(Ops):
         targets: Targets,
         target_weight: Array | None,
         smoothing: Array | None,
-        row_weight: Array | None,
+        row_weight: Any,
         *,
         wrt_logits: bool,
         out: Array | None,
@@ -135,7 +141,7 @@ def _by_rows(
     targets: Targets,
     target_weight: Array | None,
     smoothing: Array | None,
-    row_weight: Array | None,
+    row_weight: Any,
     out: Array | None,
 ) -> Array:
     n, classes = x.shape
@@ -143,6 +149,6 @@ def _by_rows(
     found = []
     for start in range(0, max(n, 1), step):
         block = slice(start, start + step)
-        weight, row, target = (None if w is None else w[block] for w in (target_weight, row_weight, out))
+        weight, row, target = (w[block] if isinstance(w, np.ndarray) else w for w in (target_weight, row_weight, out))
         found.append(kernel(x[block], targets[block], weight, smoothing, row, out=target))
     return found[0] if len(found) == 1 else np.concatenate(found)

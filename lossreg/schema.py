@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
 import inspect
+import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
@@ -13,7 +16,7 @@ import numpy as np
 from confection import ConfigValidationError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from pydantic import TypeAdapter
     from typing_extensions import dataclass_transform
 else:
 
@@ -22,7 +25,10 @@ else:
         return lambda cls: cls
 
 
-__all__ = ["INFINITY_ALLOWED", "ConfigError", "Configurable", "Problem", "checked", "closest"]
+__all__ = ["INFINITY_ALLOWED", "ConfigError", "Configurable", "Problem", "checked", "closest", "positional_order"]
+
+INHERITED = "the type that a base class gives"
+"""Annotation of an option to which a subclass gives a new default and no type."""
 
 INFINITY_ALLOWED = "infinity allowed"
 """Mark of an option that may be infinite: `Annotated[float, Ge(0), INFINITY_ALLOWED]`."""
@@ -63,16 +69,30 @@ class Configurable:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        annotations = dict(inspect.get_annotations(cls))
+        inherited = {
+            f.name for base in cls.__mro__[1:] if dataclasses.is_dataclass(base) for f in dataclasses.fields(base)
+        }
+        changed = [n for n, value in vars(cls).items() if n in inherited - annotations.keys() and not callable(value)]
+        if changed:  # `delta = 3.0` in a subclass is a new default of the option
+            cls.__annotations__ = annotations | dict.fromkeys(changed, INHERITED)
         dataclasses.dataclass(frozen=True, kw_only=True, repr=False)(cls)
 
     def __post_init__(self) -> None:
         values, problems = checked(type(self), {name: _plain(value) for name, value in self._fields().items()})
         if not problems:
             for name, value in values.items():
-                object.__setattr__(self, name, value)
+                object.__setattr__(self, name, _plain(value))
             problems = list(self.check_options())
         if problems:
             raise ConfigError(problems, title=f"Cannot make {type(self).__name__}")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """As the type of another object's option: an instance, and no dict that could be made into one."""
+        from pydantic_core import core_schema
+
+        return core_schema.is_instance_schema(cls)
 
     def check_options(self) -> Iterable[Problem]:
         """Problems that involve more than one option; each a pair (option, sentence)."""
@@ -89,7 +109,8 @@ class Configurable:
 
     def to_config(self) -> dict[str, Any]:
         """The config block that makes an equal object: `Config({"loss": loss.to_config()}).to_disk(path)`."""
-        registry_name, _, name = self.names_in_registry[-1].partition(":") if self.names_in_registry else ("", "", "")
+        names = vars(type(self)).get("names_in_registry") or ("",)  # its own: a base has other numbers
+        registry_name, _, name = names[-1].partition(":")
         if not name:
             raise ConfigError([("", f"{type(self).__name__} is not registered: give it a name with @register")])
         return {f"@{registry_name}": name, **{key: _as_json(value) for key, value in self.options().items()}}
@@ -114,18 +135,59 @@ def checked(
 
     Options named in `skip` may hold anything: they are config blocks that have not been resolved yet.
     """
-    from pydantic import ValidationError
+    fields, any_name = _signature(target)
+    problems: list[Problem] = []
+    values = dict(options)
+    for name, value in options.items():
+        if name in fields:
+            if name not in skip:
+                values[name], found = fields[name].check(value)
+                problems += [(".".join((name, *path)), message) for path, message in found]
+        elif not any_name:
+            known = ", ".join(fields) or "none"
+            problems.append((name, f"unknown option{closest(name, fields)} (known: {known})"))
+    problems += [
+        (name, "this option has no default and must be given")
+        for name, field in fields.items()
+        if field.required and name not in options
+    ]
+    return values, problems
 
-    model = _schema(target)
-    skipped = set(skip)
-    try:
-        valid = model.model_validate(dict(options))
-    except ValidationError as error:
-        problems = [_sentence(target, e) for e in error.errors() if not e["loc"] or e["loc"][0] not in skipped]
-        return dict(options), problems
-    extra = valid.model_extra or {}
-    fields = {field.alias or "": getattr(valid, name) for name, field in model.model_fields.items()}
-    return {name: fields.get(name, extra.get(name)) for name in options}, []
+
+@dataclasses.dataclass(frozen=True)
+class _Field:
+    """One option: its default and the pydantic adapter of its type, None where the type cannot be checked."""
+
+    default: Any
+    adapter: TypeAdapter[Any] | None
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    def check(self, value: Any) -> tuple[Any, list[tuple[tuple[str, ...], str]]]:
+        """(converted value, problems). Strict: a string is no number; but an int is a float, and what a config file
+        cannot hold is made from what it can: a Path or an Enum from a string, a tuple from a list.
+        """
+        from pydantic import ValidationError
+
+        if (
+            self.adapter is None
+            or value is self.default
+            or (type(value) is type(self.default) and value == self.default)
+        ):
+            return value, []
+        try:
+            found = self.adapter.validate_python(value)
+        except ValidationError as error:
+            try:
+                return self.adapter.validate_json(json.dumps(value)), []
+            except (ValidationError, TypeError, ValueError, RecursionError):
+                return value, [_sentence(e) for e in error.errors()]
+        except Exception:  # the type's own validator is at fault, such as one written for pydantic 1
+            return value, []
+        # pydantic wraps iterables to check their items later: hand over what was given
+        return (value if type(found).__name__ == "ValidatorIterator" else found), []
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -139,41 +201,64 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _schema(target: Callable[..., Any]) -> type[BaseModel]:
-    """A strict pydantic model of a signature. Fields go by alias, so that no option name clashes with pydantic's."""
-    from pydantic import ConfigDict, Field, create_model
-
-    try:
-        hints = get_type_hints(target, include_extras=True)
-        if isinstance(target, type) and not dataclasses.is_dataclass(target):
-            hints = get_type_hints(target.__init__, include_extras=True)  # type: ignore[misc]
-    except (NameError, TypeError, AttributeError):  # annotations that nobody can evaluate are not checked
-        hints = {}
-    fields: dict[str, Any] = {}
-    extra = "forbid"
-    for i, (name, parameter) in enumerate(inspect.signature(target).parameters.items()):
+def _signature(target: Callable[..., Any]) -> tuple[dict[str, _Field], bool]:
+    """The options of a class or function, and whether it takes options of any name."""
+    hints = _hints(target)
+    finite = isinstance(target, type) and issubclass(target, Configurable)
+    fields: dict[str, _Field] = {}
+    any_name = False
+    for name, parameter in inspect.signature(target).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            extra = "allow"
+            any_name = True
         elif parameter.kind is parameter.VAR_POSITIONAL:
-            fields[f"option_{i}"] = (Any, Field((), alias="*"))
+            fields["*"] = _Field((), None)
         else:
-            default = ... if parameter.default is parameter.empty else parameter.default
             hint = hints.get(name, Any)
-            infinite = True if INFINITY_ALLOWED in getattr(hint, "__metadata__", ()) else None
-            fields[f"option_{i}"] = (hint, Field(default, alias=name, allow_inf_nan=infinite))
-    settings = ConfigDict(strict=True, extra=extra, allow_inf_nan=False, arbitrary_types_allowed=True)  # type: ignore[typeddict-item]
-    return create_model(f"{getattr(target, '__name__', 'options')}_options", __config__=settings, **fields)
+            infinite = not finite or INFINITY_ALLOWED in getattr(hint, "__metadata__", ())
+            fields[name] = _Field(parameter.default, _adapter(hint, infinite))
+    return fields, any_name
 
 
-def _sentence(target: Callable[..., Any], error: Any) -> Problem:
-    path = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("function-", "is-instance")))
-    if error["type"] == "extra_forbidden":
-        known = [field.alias or "" for field in _schema(target).model_fields.values()]
-        return path, f"unknown option{closest(path, known)} (known: {', '.join(known) or 'none'})"
-    if error["type"] == "missing":
-        return path, "this option has no default and must be given"
-    message = error["msg"].removeprefix("Input ")
-    return path, f"{message}, got {_short(error['input'])}"
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a signature, each resolved where it was written; those that nobody can resolve are left out."""
+    found: dict[str, Any] = {}
+    is_class = isinstance(target, type)
+    if isinstance(target, type) and dataclasses.is_dataclass(target):
+        sources: list[Any] = list(reversed(target.__mro__))
+    else:
+        sources = [target.__init__ if is_class else target]
+    for source in sources:
+        source = getattr(source, "func", source)  # functools.partial
+        try:
+            annotations = inspect.get_annotations(source)
+        except (TypeError, NameError):
+            continue
+        for name, hint in annotations.items():
+            if hint is not INHERITED:
+                holder = type("holder", (), {"__annotations__": {name: hint}, "__module__": source.__module__})
+                scope = getattr(source, "__globals__", None)
+                with contextlib.suppress(Exception):
+                    found[name] = get_type_hints(holder, globalns=scope, include_extras=True)[name]
+    return found
+
+
+def _adapter(hint: Any, infinite: bool) -> TypeAdapter[Any] | None:
+    from pydantic import ConfigDict, TypeAdapter
+
+    if hint is Any:
+        return None
+    settings = ConfigDict(strict=True, allow_inf_nan=infinite, arbitrary_types_allowed=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # validators of pydantic 1 in other packages
+        for config in (settings, None):  # models bring their own settings and take no others
+            with contextlib.suppress(Exception):
+                return TypeAdapter(hint, config=config)
+    return None
+
+
+def _sentence(error: Any) -> tuple[tuple[str, ...], str]:
+    path = tuple(str(part) for part in error["loc"] if isinstance(part, int) or str(part).isidentifier())
+    return path, f"{error['msg'].removeprefix('Input ')}, got {_short(error['input'])}"
 
 
 def _short(value: Any) -> str:
@@ -195,6 +280,8 @@ def _plain(value: Any) -> Any:
 def _as_json(value: Any) -> Any:
     if isinstance(value, Configurable):
         return value.to_config()
+    if isinstance(value, Mapping):
+        return {key: _as_json(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_as_json(item) for item in value]
     return value
