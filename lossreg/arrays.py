@@ -55,8 +55,12 @@ class Batch:
         if any(isinstance(x, list) for x in outputs):
             if not all(isinstance(x, list) for x in outputs):
                 raise fail(name, "guesses", "to be arrays or lists of sequences, not both", describe(guesses))
-            lengths = tuple(len(real_array(name, "guesses", x)) for x in outputs[0])
-            outputs = tuple(_concatenate(name, x) for x in outputs)
+            joined = [_concatenate(name, x) for x in outputs]
+            lengths = joined[0][1]
+            if any(other != lengths for _, other in joined):
+                got = " and ".join(str(list(other)) for _, other in joined)
+                raise fail(name, "guesses", "of which each output has sequences of the same lengths", got)
+            outputs = tuple(x for x, _ in joined)
         arrays = [real_array(name, "guesses", x) for x in outputs]
         ops = get_ops(arrays[0])
         for x in arrays[1:]:
@@ -162,7 +166,17 @@ class Batch:
         if self.lengths is None or value is None:
             return value
         self.check_sequences(what, value)
-        return self.ops.xp.concatenate([self.ops.asarray(part) for part in value]) if len(value) else value
+        parts = []
+        for i, part in enumerate(value):
+            try:
+                parts.append(self.ops.asarray(part))
+            except ValueError:
+                got = f"{describe(part)} of uneven parts"
+                raise fail(self.name, f"{what} of sequence {i}", "to be an array", got) from None
+            if parts[i].shape[1:] != parts[0].shape[1:]:
+                expected = f"like that of sequence 0, {describe(parts[0])}, but for its length"
+                raise fail(self.name, f"{what} of sequence {i}", expected, describe(parts[i]))
+        return self.ops.xp.concatenate(parts)
 
     def check_sequences(self, what: str, value: Any) -> None:
         """Raise unless a value is a list with one part of the right length for each sequence."""
@@ -190,15 +204,19 @@ def real_array(name: str, what: str, value: Any) -> Array:
     return np.asarray(value) if isinstance(value, (np.generic, np.ndarray)) else value
 
 
-def _concatenate(name: str, sequences: list[Any]) -> Array:
-    arrays = [real_array(name, "guesses", x) for x in sequences]
+def _concatenate(name: str, sequences: list[Any]) -> tuple[Array, tuple[int, ...]]:
+    """One array of all sequences, and their lengths."""
+    arrays = [real_array(name, f"guesses of sequence {i}", x) for i, x in enumerate(sequences)]
     if not arrays:
-        return get_ops().xp.zeros((0, 1), np.float32)
+        return get_ops().xp.zeros((0, 1), np.float32), ()
     for i, x in enumerate(arrays):
-        if x.ndim == 0 or x.shape[1:] != arrays[0].shape[1:] or x.dtype != arrays[0].dtype:
+        if x.ndim == 0:
+            raise fail(name, f"guesses of sequence {i}", "to be an array", describe(sequences[i]))
+        if x.shape[1:] != arrays[0].shape[1:] or x.dtype != arrays[0].dtype:
             expected = f"like those of sequence 0, {describe(arrays[0])}, but for its length"
             raise fail(name, f"guesses of sequence {i}", expected, describe(x))
-    return arrays[0] if len(arrays) == 1 else get_ops(arrays[0]).xp.concatenate(arrays)
+    lengths = tuple(len(x) for x in arrays)
+    return arrays[0] if len(arrays) == 1 else get_ops(arrays[0]).xp.concatenate(arrays), lengths
 
 
 def _rows(x: Array) -> Array:

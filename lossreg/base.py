@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -189,6 +190,9 @@ class ReducedLoss(Loss):
         if read.weight is not None:
             sample = read.weight if sample is None else sample * read.weight
         present, counted = (None if x is None else x.reshape(batch.values_shape) for x in (read.present, read.counted))
+        left_out = [x for x in (present, batch.kept) if x is not None]
+        if counted is not None and left_out:  # the class of an item that is left out is not known
+            counted = ops.xp.where(functools.reduce(operator.and_, left_out), counted, 1.0)
         weights = weigh(
             batch,
             self.divided_by(),

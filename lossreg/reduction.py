@@ -68,6 +68,8 @@ def item_array(batch: Batch, what: str, value: Any, *, upper: float, check: bool
     value = batch.join(what, value)
     if value is None:
         return None
+    if isinstance(value, np.ma.MaskedArray):
+        raise fail(batch.name, what, "to be an array", "a masked array")
     if isinstance(value, (list, tuple, int, float, np.ndarray)) and not batch.ops.owns(value):
         try:
             value = batch.ops.asarray(value)

@@ -12,6 +12,7 @@ import numpy as np
 from .arrays import Batch
 from .checks import Interval, check_domain, describe, fail, first_bad, on_host
 from .ops import Array, Ops, get_ops
+from .ops.base import compute_dtype
 from .schema import Problem
 from .targets import Targets
 
@@ -25,8 +26,6 @@ SETS = (set, frozenset, list, tuple)
 
 def label_problems(names: Sequence[str] | None, neg_prefix: str | None) -> Iterable[Problem]:
     """What can be wrong with label options before any data is seen."""
-    if neg_prefix == "":
-        yield "neg_prefix", "expected a prefix such as '!', got an empty string"
     seen: set[str] = set()
     for name in names or ():
         if name in seen:
@@ -65,6 +64,9 @@ class Labels:
         """Targets of a batch. `check` reads ids and rows that are on a device too, to check their range."""
         n, classes = batch.arrays[0].shape
         kept = None if batch.kept is None else batch.kept.reshape(n)
+        truths = _from_pandas(truths)
+        if isinstance(truths, (list, tuple)) and batch.lengths is not None:
+            truths = [_from_pandas(part) for part in truths]
         reader = _Reader(self, batch.ops, n, classes, batch.arrays[0].dtype, check, kept, batch.place)
         if self.names and len(self.names) != classes and batch.lengths != ():
             raise fail(self.name, "one name for each class", f"of guesses, {classes}", f"{len(self.names)} names")
@@ -110,7 +112,12 @@ class Labels:
         if all(isinstance(part, (list, tuple)) for part in truths):
             return reader.read(list(chain.from_iterable(truths)))
         if (
-            len({(type(x), getattr(x, "ndim", None), getattr(getattr(x, "dtype", None), "kind", "")) for x in truths})
+            len(
+                {
+                    (type(x), getattr(x, "shape", (0,))[1:], getattr(getattr(x, "dtype", None), "kind", ""))
+                    for x in truths
+                }
+            )
             == 1
         ):
             xp = batch.ops.xp if batch.ops.owns(truths[0]) else np
@@ -138,13 +145,38 @@ class Labels:
 
     def _class_axis_last(self, batch: Batch, truths: Any) -> Any:
         """Truths of guesses (N, C, d1, ...): ids (N, d1, ...), or probabilities (N, C, d1, ...), as rows."""
-        truths = np.asarray(truths) if isinstance(truths, (list, tuple)) else truths
+        if isinstance(truths, (list, tuple)):
+            return self._nested(truths, batch.values_shape)
         if hasattr(truths, "shape") and truths.shape == batch.values_shape:
             return truths.reshape(-1)
         if hasattr(truths, "shape") and truths.shape == batch.shape:
             return batch.ops.xp.moveaxis(batch.ops.asarray(truths), 1, -1).reshape(-1, batch.shape[1])
         expected = f"of shape {batch.values_shape} or {batch.shape} (that of guesses)"
         raise fail(self.name, "truths", expected, describe(truths))
+
+    def _nested(self, truths: Any, shape: tuple[int, ...]) -> list[Any]:
+        """The labels in lists of lists."""
+        if not isinstance(truths, (list, tuple)) or len(truths) != shape[0]:
+            raise fail(self.name, "truths", f"to be lists of {shape[0]}, nested {len(shape)} deep", describe(truths))
+        if len(shape) == 1:
+            return list(truths)
+        return [label for part in truths for label in self._nested(part, shape[1:])]
+
+
+def _from_pandas(truths: Any) -> Any:
+    """What pandas holds as arrays, with None for what it calls missing; anything else as it is."""
+    if type(truths).__module__.partition(".")[0] != "pandas":
+        return truths
+    if truths.ndim != 1 or getattr(truths, "nlevels", 1) != 1:
+        return truths.to_numpy()
+    missing = np.asarray(truths.isna())
+    if not missing.any():
+        return truths.to_numpy()
+    values = truths.to_numpy(dtype=object)
+    whole = truths.dtype.kind == "f" and all(float(x).is_integer() for x in values[~missing])
+    return np.array(  # ids beside missing ones are floats in pandas
+        [None if gone else int(x) if whole else x for x, gone in zip(values, missing)], dtype=object
+    )
 
 
 @dataclass(frozen=True)
@@ -168,13 +200,11 @@ class _Reader:
         """Targets on the guesses' backend."""
         if isinstance(truths, np.ma.MaskedArray):
             raise self.fail("truths", "to be an array (give its mask as mask=~array.mask)", "a masked array")
-        if type(truths).__module__.partition(".")[0] == "pandas":
-            missing = np.asarray(truths.isna())
-            truths = np.where(missing, None, truths.to_numpy(dtype=object)) if missing.any() else truths.to_numpy()
         if isinstance(truths, (list, tuple)):
             return self.read_list(truths)
         if not hasattr(truths, "dtype") or not hasattr(truths, "ndim"):
             raise self.fail("truths", "to be a list, a tuple or an array", describe(truths))
+        get_ops(truths)  # raises TypeError for arrays of a library that no backend handles
         if truths.dtype.kind in "USOT":
             if truths.ndim != 1:
                 raise self.fail("truths of labels", f"of shape ({self.n},)", describe(truths))
@@ -210,15 +240,19 @@ class _Reader:
             kept = present if kept is None else kept
             kept = None if kept is None else kept[:, None]
             check_domain(self.labels.name, "truth values", rows, Interval(0, 1), kept, self.place)
-        return Targets(self.ops, rows=rows if rows.dtype.kind == "f" else rows.astype(self.dtype), present=present)
+        # no less precise than what is computed from them
+        least = compute_dtype(self.dtype)
+        dtype = np.promote_types(rows.dtype, least) if rows.dtype in (np.float32, np.float64) else least
+        return Targets(self.ops, rows=rows.astype(dtype, copy=False), present=present)
 
     def read_ids(self, ids: Array) -> Targets:
         """Ids of any integer type. Unless checked, ids stay on their device unread."""
         xp, present = self.ops.xp, self.kept
+        check = self.check or not self.ops.on_device  # ids index arrays: an unchecked one would count as another class
         for missing in self.labels.missing_ids:
-            if not self.check or xp.any(ids == missing):
+            if not check or xp.any(ids == missing):
                 present = (ids != missing) if present is None else present & (ids != missing)
-        if self.check and ids.size and not (ids.min() >= 0 and ids.max() < self.classes):
+        if check and ids.size and not (ids.min() >= 0 and ids.max() < self.classes):
             bad = (ids < 0) | (ids >= self.classes)
             index = first_bad(on_host(bad if present is None else bad & present))
             if index is not None:
@@ -229,13 +263,16 @@ class _Reader:
     def read_list(self, truths: Sequence[Any]) -> Targets:
         """A list of one of the forms: ids, rows of numbers, or labels and sets of labels."""
         self.check_length(truths)
+        if any(getattr(truth, "ndim", 1) == 0 for truth in truths):
+            truths = [truth.item() if getattr(truth, "ndim", 1) == 0 else truth for truth in truths]
         kinds = set(map(type, truths))
         # a mask on a device cannot be read here: there every label of a list must be one
         host = replace(self, ops=get_ops("numpy"), check=True, kept=None if self.ops.on_device else self.kept)
         if not kinds:
             return Targets(self.ops, ids=self.ops.xp.zeros(0, np.int64))
         if all(issubclass(kind, (int, np.integer, np.bool_)) for kind in kinds):
-            return host.read_ids(self.int64(truths)).to(self.ops)
+            ids = self.int64(truths)
+            return (host.from_codes(host.codes(truths)) if ids is None else host.read_ids(ids)).to(self.ops)
         if any(hasattr(kind, "ndim") and not issubclass(kind, np.generic) for kind in kinds):
             try:
                 return self.read(self.ops.xp.stack([self.ops.asarray(row) for row in truths]))
@@ -246,12 +283,16 @@ class _Reader:
         if not any(issubclass(kind, SETS) for kind in kinds):
             targets = host.from_codes(host.codes(truths))
             if self.labels.sets and self.classes == 1 and targets.negated is not None:
-                row = int(np.argmax(targets.negated))
-                raise self.fail("a negated label", "to leave a candidate", "the only class negated", row)
+                negated = targets.negated if host.kept is None else targets.negated & host.kept
+                row = first_bad(negated)
+                if row is not None:
+                    raise self.fail("a negated label", "to leave a candidate", "the only class negated", row[0])
             return targets.to(self.ops)
         if all(issubclass(kind, (list, tuple)) for kind in kinds) and any(
             issubclass(kind, (float, np.floating)) for kind in set(map(type, chain.from_iterable(truths)))
         ):
+            if host.kept is not None:
+                truths = [row if kept else [0.0] * self.classes for row, kept in zip(truths, host.kept)]
             try:
                 return host.read_rows(np.array(truths, dtype=np.float64)).to(self.ops)
             except (TypeError, ValueError) as error:
@@ -261,12 +302,12 @@ class _Reader:
                 raise self.fail("truth rows", f"to have {self.classes} numbers each", got) from None
         return host.read_sets(truths).to(self.ops)
 
-    def int64(self, truths: Sequence[Any]) -> np.ndarray:
+    def int64(self, truths: Sequence[Any]) -> np.ndarray | None:
+        """Ids as an array; None where one is too large for that, and so each must be looked at."""
         try:
             return np.array(truths, dtype=np.int64)
         except OverflowError:
-            row = next(i for i, truth in enumerate(truths) if not -(2**63) <= truth < 2**63)
-            raise self.fail("truth ids", f"in [0, {self.classes})", f"undeclared id {truths[row]}", row) from None
+            return None
 
     def codes(self, labels: Sequence[Any], row_of: np.ndarray | None = None) -> np.ndarray:
         """Names, ids and None as codes: one look-up in a dict for each label."""
@@ -337,6 +378,11 @@ class _Reader:
             at = int(order[repeated[0] + 1])
             expected = "without repeats (rows of 0 and 1 must be an array)"
             raise self.fail("a set of labels", expected, f"class {int(keys[at] % self.classes)} twice", int(row_of[at]))
+        listed = np.fromiter((isinstance(truth, (list, tuple)) for truth in truths), bool, len(truths))
+        empty = first_bad(listed & ~missing & ~negated & (lengths >= self.classes) & (self.classes > 1))
+        if empty is not None:
+            expected = "that leaves a class out (rows of 0 and 1 must be an array)"
+            raise self.fail("a list of labels", expected, f"all {self.classes} classes", empty[0])
         full = first_bad(negated & (lengths >= self.classes))
         if full is not None:
             raise self.fail("a set of labels", "to leave a candidate", "all classes negated", full[0])

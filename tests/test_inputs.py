@@ -126,7 +126,13 @@ def test_pandas_labels() -> None:
     for dtype in ("str", "category", "string"):
         labels = pandas.Series(["a", None, "c"], dtype=dtype)
         same(CrossEntropy(**ABC)(X, labels), CrossEntropy(**ABC)(X, ["a", None, "c"]))
-    same(CrossEntropy()(X, pandas.Series([0, None, 2], dtype="Int64")), CrossEntropy()(X, [0, None, 2]))
+    for ids in (pandas.Series([0, None, 2], dtype="Int64"), pandas.Series([0, None, 2])):
+        same(CrossEntropy()(X, ids), CrossEntropy()(X, [0, None, 2]))
+        same(
+            SequenceCategoricalCrossentropy_v4()([P, P], [ids, ids]),
+            SequenceCategoricalCrossentropy_v4()([P, P], [[0, None, 2]] * 2),
+        )
+    same(CrossEntropy()(X, pandas.DataFrame(np.eye(3))), CrossEntropy()(X, np.eye(3)))
 
 
 def test_sequences_with_truths_of_different_forms() -> None:
@@ -215,7 +221,7 @@ BAD: list[tuple[Any, Any, Any, str]] = [
     (CrossEntropy(), X.astype(complex), [0, 1, 2], "expected guesses of real numbers, got a complex128 array of shape (3, 3)."),
     (CrossEntropy(), np.array(["a", "b"]), [0, 1], "expected guesses of real numbers"),
     (CrossEntropy(), X.astype(object), [0, 1, 2], "expected guesses of real numbers, got a object array of shape (3, 3)."),
-    (CrossEntropy(), [[0.1, 0.2]], [0], "expected guesses to be an array, got a list of 2."),
+    (CrossEntropy(), [[0.1, 0.2]], [0], "expected guesses of sequence 0 to be an array, got a list of 2."),
     (CrossEntropy(), None, [0], "expected guesses to be an array, got None."),
     (CrossEntropy(), np.ma.masked_array(X), [0, 1, 2], "expected guesses to be an array (give its mask as mask=~array.mask), got a masked array."),
     (MeanSquaredError(), X, X[:2], "expected truths of shape (3, 3) (that of guesses), got mismatched shape (2, 3)."),
@@ -234,7 +240,18 @@ BAD: list[tuple[Any, Any, Any, str]] = [
     (InfoNCE(), (X[0], X[0]), None, "expected guesses of shape (N, D), got queries of shape (3,)."),
     (InfoNCE(), (X, X), [0, 1, 2], "expected truths None (the truth of query i is key i), got list."),
     (L2Distance(), X, X[:2], "expected truths of shape (3, 3) (that of guesses), got mismatched shape (2, 3)."),
-    (L2Distance(), X[0], X[0], "expected guesses of shape (N, D), got shape (3,)."),
+    (L2Distance(), X[0, 0], X[0, 0], "expected guesses of shape (N, D), got shape ()."),
+    (CosineDistance(), X[0], X[0], "expected guesses of shape (N, D), got shape (3,)."),
+    (CrossEntropy(), X[:, :2], [[0, 1], [1, 0], [0]], "expected a list of labels that leaves a class out (rows of 0 and 1 must be an array), got all 2 classes in row 0."),
+    (CrossEntropy(), X[:, :2], [[False, True], [True, False], [True]], "got all 2 classes in row 0."),
+    (CrossEntropy(), np.zeros((2, 3, 2)), [[0, 1], [0]], "expected truths to be lists of 2, nested 1 deep, got a list of 1."),
+    (CrossEntropy(), np.zeros((2, 3, 2)), [0, 1], "expected truths to be lists of 2, nested 1 deep, got 0."),
+    (CrossEntropy(validate="shape"), X, np.array([0, -1, 7]), "got undeclared id -1 in row 1."),
+    (CrossEntropy(), X, ..., "expected truths beside guesses, got none."),
+    (MeanSquaredError(), [np.float64(1), np.float64(2)], [0.0, 0.0], "expected guesses of sequence 0 to be an array, got a float64 array of shape ()."),
+    (MeanSquaredError(), [X, X], [X, X[:, :2]], "expected truths of sequence 1 like that of sequence 0"),
+    (MeanSquaredError(), [X, X], [X, [[1.0], [1.0, 2.0], [1.0]]], "expected truths of sequence 1 to be an array, got a list of 3 of uneven parts."),
+    (InfoNCE(), ([X[:2], X[2:]], [X[:1], X[1:]]), None, "expected guesses of which each output has sequences of the same lengths, got [2, 1] and [1, 2]."),
     (L2Distance(), X * np.nan, X, "expected guesses without NaN, got nan in row 0, column 0."),
     (CrossEntropy(), np.zeros((2, 3, 4)), np.full((2, 4), 3), "got undeclared id 3 in row (0, 0)."),
     (CosineDistance(), X, X.tolist(), "expected truths to be an array, got a list of 3."),
@@ -273,6 +290,7 @@ WEIGHTS: list[tuple[dict[str, Any], str]] = [
     (dict(mask=[0.5, np.nan, 0]), "got nan in row 1."),
     (dict(mask=["a", "b", "c"]), "expected mask of numbers or bools, got a <U1 array of shape (3,)."),
     (dict(mask=[[1], [1, 2]]), "expected mask to be an array, got a list of 2 of uneven parts."),
+    (dict(mask=np.ma.masked_array([1, 1, 1], mask=[0, 1, 0])), "expected mask to be an array, got a masked array."),
     (dict(mask="all"), "expected mask to be an array of numpy as the guesses are, got 'all'."),
     (dict(sample_weight=[1.0, -1.0, 1.0]), "expected sample_weight of at least 0, got -1.0 in row 1."),
     (dict(sample_weight=[1.0, np.inf, 1.0]), "expected sample_weight to be finite, got inf."),
@@ -307,6 +325,11 @@ def test_only_what_counts_is_checked() -> None:
     loss = CategoricalCrossentropy_v4(**MESSY)
     same(loss(bad, ["a", "", "c"]), loss(np.where(np.isnan(bad), 1 / 3, bad), ["a", "", "c"]), rtol=1e-14)
     expected = loss(P[[0, 2]], ["a", "c"])[1]
+    assert CrossEntropy().get_loss(X, [2**70, 1, 2], mask=[0, 1, 1]) == CrossEntropy().get_loss(X[1:], [1, 2])
+    assert CrossEntropy().get_loss(X, [[0.5], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], mask=[0, 1, 1]) == pytest.approx(
+        CrossEntropy().get_loss(X[1:], [1, 2])
+    )
+    assert CrossEntropy(names=["a"], neg_prefix="!").get_loss(X[:2, :1], ["!a", "a"], mask=[0, 1]) == 0.0
     for nonsense in ("b", "dog", "!dog", -5, 2**70, float("nan"), object(), set(), {"a", "!b"}, {"dog"}, b"x"):
         same(loss(bad, ["a", nonsense, "c"], mask=[1, 0, 1])[1], expected, rtol=1e-14)
         with pytest.raises(ValueError):
@@ -342,6 +365,8 @@ def test_validate_shape_skips_the_range_and_full_does_not() -> None:
 
 
 def test_a_python_error_is_no_value_error_about_data() -> None:
+    with pytest.raises(TypeError, match="No backend for"):
+        lossreg.CrossEntropy()(X, _Foreign())
     with pytest.raises(TypeError, match="No backend for"):
         lossreg.MeanSquaredError()(_Foreign(), X)
 

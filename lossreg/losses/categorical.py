@@ -119,7 +119,8 @@ def _check_finite(batch: Batch, values: Array, grad: Array | None, row_weight: A
         if found is not None:
             bad = np.flatnonzero(on_host(kept & ~xp.isfinite(found).all(axis=1)))
             if len(bad):
-                rows = ", ".join(batch.place(int(row)) for row in bad[:5]) + (", ..." if len(bad) > 5 else "")
+                rows = ", ".join(batch.place(int(row)) for row in bad[:5])
+                rows += f" and {len(bad) - 5} more" if len(bad) > 5 else ""
                 count = f"{len(bad)} of {len(values)} rows"
                 raise NonFiniteLossError(f"The {what} of {batch.name} is not finite in {count}: {rows}.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Lt
@@ -61,11 +61,12 @@ class CategoricalCrossentropy(Loss):
         """The reader of truths."""
         return Labels(type(self).__name__, self.names, self.missing_value, self.neg_prefix, sets=False)
 
+    @np.errstate(all="ignore")
     def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
         """(gradient, sum of its squares)."""
         batch = self._read(guesses)
         grad = self._difference(batch, self._targets(batch, truths))
-        loss = batch.ops.scalar(batch.ops.xp.sum(grad * grad, dtype=np.float64))
+        loss = sum_of_squares(grad)
         return batch.restore([grad.astype(batch.arrays[0].dtype, copy=False)]), loss
 
     def _read(self, guesses: Any) -> Batch:
@@ -94,7 +95,7 @@ class CategoricalCrossentropy(Loss):
             difference = p - targets.rows
         else:
             # Thinc keeps targets in float32, also beside float64 guesses
-            on, off = np.float32(1.0 - e), np.float32(e / (classes - 1) if e else 0.0)
+            on, off = np.float32(1.0 - e), np.float32(e / max(classes - 1, 1))
             at = xp.arange(n), targets.ids
             difference = p - off if e else p.copy()
             difference[at] = p[at] - on
@@ -132,6 +133,9 @@ class _DistanceLoss(Loss):
 
     normalize: bool = True
 
+    axes: ClassVar[int] = 1
+    """How many axes the arrays have at least."""
+
     def _read(self, guesses: Any, truths: Any) -> tuple[Array, Array, Any]:
         """Guesses and truths in the dtype to compute in, and the dtype of the gradient."""
         name = type(self).__name__
@@ -139,7 +143,7 @@ class _DistanceLoss(Loss):
         ops = get_ops(guesses)
         if not ops.owns(truths):
             raise fail(name, "truths", f"of {ops.name} as the guesses are", describe(truths))
-        if guesses.ndim < 2:
+        if guesses.ndim < self.axes:
             raise fail(name, "guesses", "of shape (N, D)", f"shape {guesses.shape}")
         check_shape(name, "truths", truths, guesses.shape, "guesses")
         if not ops.on_device:
@@ -164,14 +168,14 @@ class L2Distance(_DistanceLoss):
     Source: numbers of thinc 8.3, thinc/loss.py.
     """
 
+    @np.errstate(all="ignore")
     def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
         """(gradient, sum of its squares)."""
         x, t, dtype = self._read(guesses, truths)
-        ops = get_ops(x)
         difference = x - t
         if self.normalize:
             difference = difference / max(len(x), 1)
-        return difference.astype(dtype, copy=False), ops.scalar(ops.xp.sum(difference * difference, dtype=np.float64))
+        return difference.astype(dtype, copy=False), sum_of_squares(difference)
 
 
 @register("CosineDistance.v1")
@@ -191,6 +195,9 @@ class CosineDistance(_DistanceLoss):
 
     ignore_zeros: bool = False
 
+    axes = 2
+
+    @np.errstate(all="ignore")
     def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
         """(gradient, loss)."""
         x, t, dtype = self._read(guesses, truths)
@@ -198,11 +205,13 @@ class CosineDistance(_DistanceLoss):
         grad = -((u / norms) - (cosine * (y / y_norm**2)))
         return self._kept(grad, t).astype(dtype, copy=False), self._loss(cosine, t)
 
+    @np.errstate(all="ignore")
     def get_loss(self, guesses: Any, truths: Any) -> Any:
         """The loss alone."""
         x, t, _ = self._read(guesses, truths)
         return self._loss(self._cosine(x, t)[-1], t)
 
+    @np.errstate(all="ignore")
     def get_similarity(self, guesses: Any, truths: Any) -> Array:
         """The cosines, (N, 1)."""
         x, t, _ = self._read(guesses, truths)
@@ -225,6 +234,12 @@ class CosineDistance(_DistanceLoss):
             xp = get_ops(t).xp
             array = xp.where((abs(t).sum(axis=1) == 0)[:, None], array.dtype.type(0), array)
         return array / max(len(t), 1) if self.normalize else array
+
+
+def sum_of_squares(grad: Array) -> Any:
+    """In float64, so that no square overflows."""
+    ops = get_ops(grad)
+    return ops.scalar(ops.xp.sum(ops.xp.square(grad, dtype=np.float64)))
 
 
 def as_list(value: Any) -> Any:
