@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -154,6 +154,42 @@ class Batch:
         moved = shape[:axis] + shape[axis + 1 :] + (shape[axis],)
         return self.ops.xp.moveaxis(x.reshape(moved), -1, axis)
 
+    def gradient_arrays(self, out: Any, read: tuple[Any, ...]) -> list[Array]:
+        """Where gradients go: the caller's `out` where nothing that is still to be read lies there, else new arrays."""
+        new = [self.ops.xp.empty(x.shape, x.dtype) for x in self.arrays] if out is None else []
+        if out is None:
+            return new
+        given = out if self.is_tuple else (out,)
+        if self.lengths is not None or not isinstance(given, tuple) or len(given) != len(self.arrays):
+            raise fail(self.name, "out", "to be arranged as guesses are, and not a list", describe(out))
+        inputs = list(_arrays(read))
+        for target, x, shape in zip(given, self.arrays, self.shapes):
+            fits = self.ops.owns(target) and tuple(target.shape) == shape and target.dtype == x.dtype
+            if not fits or isinstance(target, np.generic):
+                expected = f"a {x.dtype} array of shape {shape} on {self.ops.name}"
+                raise fail(self.name, "out", f"to be {expected}", describe(target))
+            if isinstance(target, np.ndarray) and not target.flags.writeable:
+                raise fail(self.name, "out", "to be writable", "a read-only array")
+            shared = any(
+                y is not target and self.ops.xp.may_share_memory(target, y) for y in inputs if self.ops.owns(y)
+            )
+            own = sum(y is target for y in inputs)  # `out=guesses`: each block is read before it is written
+            direct = target.shape == x.shape and not shared and own <= 1 and (own == 0 or target is x)
+            new.append(target if direct else self.ops.xp.empty(x.shape, x.dtype))
+        return new
+
+    def finish(self, grads: list[Array], out: Any) -> Any:
+        """Gradients in the caller's arrangement, in `out` if that is given."""
+        restored = self.restore(grads)
+        if out is None:
+            return restored
+        for made, grad, target in zip(
+            grads, restored if self.is_tuple else (restored,), out if self.is_tuple else (out,)
+        ):
+            if made is not target:
+                target[...] = grad
+        return out
+
     def split(self, array: Array) -> Any:
         """A flat array as a list with one part a sequence, or itself when there are no sequences."""
         if self.lengths is None:
@@ -202,6 +238,15 @@ def real_array(name: str, what: str, value: Any) -> Array:
     if value.dtype.kind not in "fiub" and value.dtype.name != "bfloat16":
         raise fail(name, what, "of real numbers", describe(value))
     return np.asarray(value) if isinstance(value, (np.generic, np.ndarray)) else value
+
+
+def _arrays(tree: Any) -> Iterator[Any]:
+    """The arrays in nested tuples and lists."""
+    if isinstance(tree, (tuple, list)):
+        for part in tree:
+            yield from _arrays(part)
+    elif hasattr(tree, "dtype") and hasattr(tree, "ndim"):
+        yield tree
 
 
 def _concatenate(name: str, sequences: list[Any]) -> tuple[Array, tuple[int, ...]]:

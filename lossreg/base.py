@@ -6,9 +6,8 @@ import contextlib
 import functools
 import inspect
 import math
-import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -189,77 +188,29 @@ class ReducedLoss(Loss):
         sample = item_array(batch, "sample_weight", sample_weight, upper=np.inf, check=check)
         if read.weight is not None:
             sample = read.weight if sample is None else sample * read.weight
-        present, counted = (None if x is None else x.reshape(batch.values_shape) for x in (read.present, read.counted))
-        left_out = [x for x in (present, batch.kept) if x is not None]
-        if counted is not None and left_out:  # the class of an item that is left out is not known
-            counted = ops.xp.where(functools.reduce(operator.and_, left_out), counted, 1.0)
         weights = weigh(
             batch,
             self.divided_by(),
             self.normalize_by,
             mask=mask_array,
-            present=present,
+            present=read.present,
             sample_weight=sample,
-            counted=counted,
+            counted=read.counted,
         )
         if self.unscaled:
             weights = replace(weights, scale=1.0)
         if check:
             self.check_guesses(batch, weights.items)
-        grads = self._gradient_arrays(batch, out, (guesses, truths, mask, sample_weight)) if wanted.grad else None
+        grads = batch.gradient_arrays(out, (guesses, truths, mask, sample_weight)) if wanted.grad else None
         with np.errstate(all="ignore"):  # masked items may hold anything
             values, total = self.compute(batch, read, weights, wanted, grads)
             if values is not None:
                 values = batch.split(values.reshape(batch.values_shape).astype(batch.arrays[0].dtype, copy=False))
         state = LossState(self, ops.scalar(total) if wanted.total else None, weights.count)
-        return state, values, None if grads is None else self._finish(batch, grads, out)
+        return state, values, None if grads is None else batch.finish(grads, out)
 
     def check_guesses(self, batch: Batch, items: Array | None) -> None:
         """Raise when kept guesses lie outside the domain of the loss. Most losses take every number."""
-
-    def _gradient_arrays(self, batch: Batch, out: Any, read: tuple[Any, ...]) -> list[Array]:
-        """Where gradients go: the caller's `out` where nothing that is still to be read lies there, else new arrays."""
-        new = [batch.ops.xp.empty(x.shape, x.dtype) for x in batch.arrays] if out is None else []
-        if out is None:
-            return new
-        given = out if batch.is_tuple else (out,)
-        if batch.lengths is not None or not isinstance(given, tuple) or len(given) != len(batch.arrays):
-            raise fail(batch.name, "out", "to be arranged as guesses are, and not a list", describe(out))
-        inputs = list(_arrays(read))
-        for target, x, shape in zip(given, batch.arrays, batch.shapes):
-            fits = batch.ops.owns(target) and tuple(target.shape) == shape and target.dtype == x.dtype
-            if not fits or isinstance(target, np.generic):
-                expected = f"a {x.dtype} array of shape {shape} on {batch.ops.name}"
-                raise fail(batch.name, "out", f"to be {expected}", describe(target))
-            if isinstance(target, np.ndarray) and not target.flags.writeable:
-                raise fail(batch.name, "out", "to be writable", "a read-only array")
-            shared = any(
-                y is not target and batch.ops.xp.may_share_memory(target, y) for y in inputs if batch.ops.owns(y)
-            )
-            own = sum(y is target for y in inputs)  # `out=guesses`: each block is read before it is written
-            direct = target.shape == x.shape and not shared and own <= 1 and (own == 0 or target is x)
-            new.append(target if direct else batch.ops.xp.empty(x.shape, x.dtype))
-        return new
-
-    def _finish(self, batch: Batch, grads: list[Array], out: Any) -> Any:
-        restored = batch.restore(grads)
-        if out is None:
-            return restored
-        for made, grad, target in zip(
-            grads, restored if batch.is_tuple else (restored,), out if batch.is_tuple else (out,)
-        ):
-            if made is not target:
-                target[...] = grad
-        return out
-
-
-def _arrays(tree: Any) -> Iterator[Any]:
-    """The arrays in nested tuples and lists."""
-    if isinstance(tree, (tuple, list)):
-        for part in tree:
-            yield from _arrays(part)
-    elif hasattr(tree, "dtype") and hasattr(tree, "ndim"):
-        yield tree
 
 
 class ElementwiseLoss(ReducedLoss):

@@ -44,6 +44,10 @@ def weigh(
     `mask` and `present` select, `sample_weight` multiplies the loss but not the divisor of a mean, and `counted`
     (the class weight of each item, which the formula applies itself) belongs to the divisor alone.
     """
+    present, counted = (None if x is None else x.reshape(batch.values_shape) for x in (present, counted))
+    known = _product(batch, (batch.kept, present))
+    if counted is not None and known is not None:  # the class of an item that is left out is not known
+        counted = batch.ops.xp.where(known, counted, 1.0)
     kept = _product(batch, (mask, present))
     items = _product(batch, (kept, sample_weight))
     size = math.prod(batch.values_shape)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from .arrays import Batch
-from .checks import Interval, check_domain, describe, fail, first_bad, on_host
-from .ops import Array, Ops, get_ops
-from .ops.base import compute_dtype
+from .checks import describe, fail, first_bad, on_host
+from .ops import get_ops
+from .readers import MISSING, SETS, Reader
 from .schema import Problem
 from .targets import Targets
 
 __all__ = ["Labels", "label_problems"]
-
-MISSING = -1
-"""Code of a missing label. A class has its id as code, "not class i" has -2 - i."""
-
-SETS = (set, frozenset, list, tuple)
 
 
 def label_problems(names: Sequence[str] | None, neg_prefix: str | None) -> Iterable[Problem]:
@@ -67,7 +62,7 @@ class Labels:
         truths = _from_pandas(truths)
         if isinstance(truths, (list, tuple)) and batch.lengths is not None:
             truths = [_from_pandas(part) for part in truths]
-        reader = _Reader(self, batch.ops, n, classes, batch.arrays[0].dtype, check, kept, batch.place)
+        reader = Reader(self, batch.ops, n, classes, batch.arrays[0].dtype, check, kept, batch.place)
         if self.names and len(self.names) != classes and batch.lengths != ():
             raise fail(self.name, "one name for each class", f"of guesses, {classes}", f"{len(self.names)} names")
         if batch.lengths is not None:
@@ -103,10 +98,10 @@ class Labels:
         if self.names and len(self.names) != classes:
             raise fail(self.name, "one name for each class", f"of guesses, {classes}", f"{len(self.names)} names")
         kept = None if batch.kept is None or batch.ops.on_device else batch.kept.reshape(n)
-        reader = _Reader(self, get_ops("numpy"), n, classes, batch.arrays[0].dtype, True, kept, batch.place)
+        reader = Reader(self, get_ops("numpy"), n, classes, batch.arrays[0].dtype, True, kept, batch.place)
         return reader.read_multi(truths).to(batch.ops)
 
-    def _sequences(self, reader: _Reader, batch: Batch, truths: Any) -> Targets:
+    def _sequences(self, reader: Reader, batch: Batch, truths: Any) -> Targets:
         """One flat pass where the sequences' truths have one form, else each on its own."""
         batch.check_sequences("truths", truths)
         if all(isinstance(part, (list, tuple)) for part in truths):
@@ -177,249 +172,3 @@ def _from_pandas(truths: Any) -> Any:
     return np.array(  # ids beside missing ones are floats in pandas
         [None if gone else int(x) if whole else x for x, gone in zip(values, missing)], dtype=object
     )
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Reads the truths of N rows of C classes, by the form they come in."""
-
-    labels: Labels
-    ops: Ops
-    n: int
-    classes: int
-    dtype: Any
-    check: bool
-    kept: Array | None
-    """False where the caller masks the row: its truth may be anything."""
-    place: Callable[[int], str]
-
-    def fail(self, what: str, expected: str, got: str, row: int | None = None) -> ValueError:
-        return fail(self.labels.name, what, expected, got if row is None else f"{got} in {self.place(row)}")
-
-    def read(self, truths: Any) -> Targets:
-        """Targets on the guesses' backend."""
-        if isinstance(truths, np.ma.MaskedArray):
-            raise self.fail("truths", "to be an array (give its mask as mask=~array.mask)", "a masked array")
-        if isinstance(truths, (list, tuple)):
-            return self.read_list(truths)
-        if not hasattr(truths, "dtype") or not hasattr(truths, "ndim"):
-            raise self.fail("truths", "to be a list, a tuple or an array", describe(truths))
-        get_ops(truths)  # raises TypeError for arrays of a library that no backend handles
-        if truths.dtype.kind in "USOT":
-            if truths.ndim != 1:
-                raise self.fail("truths of labels", f"of shape ({self.n},)", describe(truths))
-            return self.read_list(truths.tolist())
-        if self.ops.on_device and isinstance(truths, np.ndarray):
-            truths = self.ops.asarray(truths)
-        if not self.ops.owns(truths):
-            raise self.fail("truths", f"of {self.ops.name} as the guesses are", describe(truths))
-        if truths.ndim == 2:
-            return self.read_rows(truths)
-        if truths.ndim != 1 or truths.dtype.kind not in "iub":
-            expected = f"of integer ids, shape ({self.n},), or rows, shape ({self.n}, {self.classes})"
-            raise self.fail("truths", expected, describe(truths))
-        self.check_length(truths)
-        return self.read_ids(truths)
-
-    def check_length(self, truths: Any) -> None:
-        if len(truths) != self.n:
-            raise self.fail("truths", f"one a row of guesses, {self.n}", f"mismatched shapes: {len(truths)} truths")
-
-    def read_rows(self, rows: Array) -> Targets:
-        """Numbers in [0, 1], one row each; a row whose largest is the missing value is missing."""
-        if rows.dtype.kind not in "fiub":
-            raise self.fail("truth rows", "of numbers", describe(rows))
-        if tuple(rows.shape) != (self.n, self.classes):
-            expected = f"of shape ({self.n}, {self.classes}) as guesses"
-            raise self.fail("truths", expected, f"mismatched shapes: {describe(rows)}")
-        present = None
-        if isinstance(self.labels.missing_value, int):
-            present = self.ops.xp.argmax(rows, axis=1) != self.labels.missing_value
-        if self.check:
-            kept = self.kept if present is None or self.kept is None else present & self.kept
-            kept = present if kept is None else kept
-            kept = None if kept is None else kept[:, None]
-            check_domain(self.labels.name, "truth values", rows, Interval(0, 1), kept, self.place)
-        # no less precise than what is computed from them
-        least = compute_dtype(self.dtype)
-        dtype = np.promote_types(rows.dtype, least) if rows.dtype in (np.float32, np.float64) else least
-        return Targets(self.ops, rows=rows.astype(dtype, copy=False), present=present)
-
-    def read_ids(self, ids: Array) -> Targets:
-        """Ids of any integer type. Unless checked, ids stay on their device unread."""
-        xp, present = self.ops.xp, self.kept
-        check = self.check or not self.ops.on_device  # ids index arrays: an unchecked one would count as another class
-        for missing in self.labels.missing_ids:
-            if not check or xp.any(ids == missing):
-                present = (ids != missing) if present is None else present & (ids != missing)
-        if check and ids.size and not (ids.min() >= 0 and ids.max() < self.classes):
-            bad = (ids < 0) | (ids >= self.classes)
-            index = first_bad(on_host(bad if present is None else bad & present))
-            if index is not None:
-                raise self.fail("truth ids", f"in [0, {self.classes})", f"undeclared id {int(ids[index])}", index[0])
-        ids = ids.astype(np.int64)
-        return Targets(self.ops, ids=ids if present is None else xp.where(present, ids, 0), present=present)
-
-    def read_list(self, truths: Sequence[Any]) -> Targets:
-        """A list of one of the forms: ids, rows of numbers, or labels and sets of labels."""
-        self.check_length(truths)
-        if any(getattr(truth, "ndim", 1) == 0 for truth in truths):
-            truths = [truth.item() if getattr(truth, "ndim", 1) == 0 else truth for truth in truths]
-        kinds = set(map(type, truths))
-        # a mask on a device cannot be read here: there every label of a list must be one
-        host = replace(self, ops=get_ops("numpy"), check=True, kept=None if self.ops.on_device else self.kept)
-        if not kinds:
-            return Targets(self.ops, ids=self.ops.xp.zeros(0, np.int64))
-        if all(issubclass(kind, (int, np.integer, np.bool_)) for kind in kinds):
-            ids = self.int64(truths)
-            return (host.from_codes(host.codes(truths)) if ids is None else host.read_ids(ids)).to(self.ops)
-        if any(hasattr(kind, "ndim") and not issubclass(kind, np.generic) for kind in kinds):
-            try:
-                return self.read(self.ops.xp.stack([self.ops.asarray(row) for row in truths]))
-            except ValueError as error:
-                if "same shape" not in str(error):
-                    raise
-                raise self.fail("truth rows", f"to have {self.classes} numbers each", "ragged rows") from None
-        if not any(issubclass(kind, SETS) for kind in kinds):
-            targets = host.from_codes(host.codes(truths))
-            if self.labels.sets and self.classes == 1 and targets.negated is not None:
-                negated = targets.negated if host.kept is None else targets.negated & host.kept
-                row = first_bad(negated)
-                if row is not None:
-                    raise self.fail("a negated label", "to leave a candidate", "the only class negated", row[0])
-            return targets.to(self.ops)
-        if all(issubclass(kind, (list, tuple)) for kind in kinds) and any(
-            issubclass(kind, (float, np.floating)) for kind in set(map(type, chain.from_iterable(truths)))
-        ):
-            if host.kept is not None:
-                truths = [row if kept else [0.0] * self.classes for row, kept in zip(truths, host.kept)]
-            try:
-                return host.read_rows(np.array(truths, dtype=np.float64)).to(self.ops)
-            except (TypeError, ValueError) as error:
-                if str(error).startswith("Cannot calculate"):
-                    raise
-                got = "ragged or mixed rows"
-                raise self.fail("truth rows", f"to have {self.classes} numbers each", got) from None
-        return host.read_sets(truths).to(self.ops)
-
-    def int64(self, truths: Sequence[Any]) -> np.ndarray | None:
-        """Ids as an array; None where one is too large for that, and so each must be looked at."""
-        try:
-            return np.array(truths, dtype=np.int64)
-        except OverflowError:
-            return None
-
-    def codes(self, labels: Sequence[Any], row_of: np.ndarray | None = None) -> np.ndarray:
-        """Names, ids and None as codes: one look-up in a dict for each label."""
-        if self.labels.names:
-            try:
-                return np.fromiter(map(self.labels.table.__getitem__, labels), np.int64, len(labels))
-            except (KeyError, TypeError):  # an id among the names, or an unknown name: look at each
-                pass
-        rows = range(len(labels)) if row_of is None else row_of
-        return np.fromiter((self.code(label, int(row)) for label, row in zip(labels, rows)), np.int64, len(labels))
-
-    def code(self, label: Any, row: int) -> int:
-        """The code of one label, or an error that names its row."""
-        names, table = self.labels.names, self.labels.table
-        if self.kept is not None and not self.kept[row]:
-            return MISSING
-        if label is None or isinstance(label, str) and table.get(label) == MISSING:
-            return MISSING
-        if isinstance(label, str) and not names:
-            name = self.labels.name
-            raise ValueError(
-                f"Cannot calculate {name}: expected truths of ids, got the name {label!r} without names. "
-                f"Pass names when you make the calculator, for example {name}(names=['dog', 'cat'])."
-            )
-        if isinstance(label, str):
-            if label in table:
-                return table[label]
-            known = ", ".join(map(repr, (names or ())[:10])) + (", ..." if len(names or ()) > 10 else "")
-            raise self.fail("truth names", f"among {known}", f"unknown name {label!r}", row)
-        if isinstance(label, (int, np.integer, np.bool_)):
-            if int(label) in self.labels.missing_ids:
-                return MISSING
-            if 0 <= label < self.classes:
-                return int(label)
-            raise self.fail("truth ids", f"in [0, {self.classes})", f"undeclared id {label}", row)
-        expected = "to be ids, names, None or sets of them" if self.labels.sets else "to be ids, names or None"
-        raise self.fail("truths", expected, describe(label), row)
-
-    def from_codes(self, codes: np.ndarray) -> Targets:
-        """Targets of single labels."""
-        present, negated = codes != MISSING, codes < MISSING
-        ids = np.where(negated, -2 - codes, np.where(present, codes, 0))
-        return Targets(
-            self.ops, ids, negated=negated if negated.any() else None, present=None if present.all() else present
-        )
-
-    def read_sets(self, truths: Sequence[Any]) -> Targets:
-        """Rows that are sets of labels, perhaps beside single ones and missing ones."""
-        if not self.labels.sets:
-            row = next(i for i, truth in enumerate(truths) if isinstance(truth, SETS))
-            raise self.fail("truths", "to be single labels", describe(truths[row]), row)
-        labels = [truth if isinstance(truth, SETS) else (truth,) for truth in truths]
-        if self.kept is not None:
-            labels = [label if keep else (None,) for label, keep in zip(labels, self.kept)]
-        lengths = np.fromiter(map(len, labels), np.int64, len(labels))
-        if not lengths.all():
-            row = int(np.argmin(lengths))
-            raise self.fail("truths", "to name at least one label (None is missing)", "an empty set", row)
-        row_of = np.repeat(np.arange(len(labels)), lengths)
-        codes = self.codes(list(chain.from_iterable(labels)), row_of)
-        indptr = np.concatenate([[0], np.cumsum(lengths)])
-        missing, negated = (self.agree(codes, indptr, flag) for flag in ("missing", "negated"))
-        flat = self.from_codes(codes)
-        keys = row_of * self.classes + flat.ids
-        order = np.argsort(keys, kind="stable")
-        repeated = first_bad((np.diff(keys[order]) == 0) & ~missing[row_of[order[1:]]])
-        if repeated is not None:
-            at = int(order[repeated[0] + 1])
-            expected = "without repeats (rows of 0 and 1 must be an array)"
-            raise self.fail("a set of labels", expected, f"class {int(keys[at] % self.classes)} twice", int(row_of[at]))
-        listed = np.fromiter((isinstance(truth, (list, tuple)) for truth in truths), bool, len(truths))
-        empty = first_bad(listed & ~missing & ~negated & (lengths >= self.classes) & (self.classes > 1))
-        if empty is not None:
-            expected = "that leaves a class out (rows of 0 and 1 must be an array)"
-            raise self.fail("a list of labels", expected, f"all {self.classes} classes", empty[0])
-        full = first_bad(negated & (lengths >= self.classes))
-        if full is not None:
-            raise self.fail("a set of labels", "to leave a candidate", "all classes negated", full[0])
-        return Targets(
-            self.ops,
-            flat.ids,
-            indptr=indptr,
-            negated=negated if negated.any() else None,
-            present=~missing if missing.any() else None,
-        )
-
-    def read_multi(self, truths: Sequence[Any]) -> Targets:
-        """Sets of the labels that hold, which may be empty; a row that is None is missing."""
-        self.check_length(truths)
-        present = np.array([truth is not None for truth in truths], bool)
-        read = present if self.kept is None else present & self.kept
-        labels = [(t if isinstance(t, SETS) else (t,)) if wanted else () for t, wanted in zip(truths, read)]
-        lengths = np.fromiter(map(len, labels), np.int64, len(labels))
-        row_of = np.repeat(np.arange(len(labels)), lengths)
-        ids = self.codes(list(chain.from_iterable(labels)), row_of)
-        missing = first_bad(ids < 0)
-        if missing is not None:
-            raise self.fail("a set of labels", "of ids or names", "None", int(row_of[missing[0]]))
-        keys = np.sort(row_of * self.classes + ids)
-        repeated = first_bad(np.diff(keys) == 0)
-        if repeated is not None:
-            row, twice = divmod(int(keys[repeated[0]]), self.classes)
-            raise self.fail("a set of labels", "without repeats", f"class {twice} twice", row)
-        indptr = np.concatenate([[0], np.cumsum(lengths)])
-        return Targets(self.ops, ids, indptr=indptr, present=None if present.all() else present)
-
-    def agree(self, codes: np.ndarray, indptr: np.ndarray, flag: str) -> np.ndarray:
-        """Rows whose labels are all missing (or all negated); an error where only some are."""
-        flags = codes == MISSING if flag == "missing" else codes < MISSING
-        some, every = (f.reduceat(flags, indptr[:-1]) for f in (np.logical_or, np.logical_and))
-        mixed = first_bad(some & ~every)
-        if mixed is not None:
-            expected = "to be all labels, all negated, or missing"
-            raise self.fail("a set of labels", expected, f"a {flag} label among others", mixed[0])
-        return every

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import same
 
-from lossreg import CrossEntropy, LossState, NonFiniteLossError, loss
+from lossreg import ConfigError, CrossEntropy, LossState, NonFiniteLossError, loss
 
 
 def documented(logits: Any, labels: Any, mask: Any, weight: Any) -> Any:
@@ -37,6 +37,12 @@ def test_per_token_is_numerator_and_denominator(dtype: Any, rng: Any) -> None:
         rtol=2e-3 if dtype == np.float16 else 1e-5,
         atol=1e-3 if dtype == np.float16 else 1e-6,
     )
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_per_token_needs_a_divisor(reduction: Any) -> None:
+    with pytest.raises(ConfigError, match="per_token: needs a reduction that divides"):
+        CrossEntropy(per_token=True, reduction=reduction)
 
 
 def test_batches_per_token_add_up(rng: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..base import RowLoss, Truths
 from ..checks import on_host
 from ..config import register
 from ..ops import Array
-from ..schema import Configurable
+from ..schema import Configurable, Problem
 from ..targets import Targets
 from ..truths import Labels
 from .labels import ClassWeight, LabelOptions, class_weights
@@ -69,6 +69,12 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
     label_smoothing: Annotated[float, Ge(0), Le(1)] = 0.0
 
     flat_masks = True
+
+    def check_options(self) -> Iterable[Problem]:
+        """Those of labels; and a state is divided by something."""
+        yield from super().check_options()
+        if self.per_token and self.reduction in ("sum", "none"):
+            yield "per_token", f"needs a reduction that divides, got {self.reduction!r}"
 
     @property
     def unscaled(self) -> bool:
