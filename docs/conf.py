@@ -8,6 +8,7 @@ where they are.
 import contextlib
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import sys
@@ -15,11 +16,14 @@ import types
 import typing
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import gallery
 
 import lossreg
 import lossreg.losses
-from lossreg.schema import Configurable, positional_order
+from lossreg.schema import INFINITY_ALLOWED, Configurable, positional_order
 
 project = "lossreg"
 copyright = "the lossreg contributors"
@@ -44,7 +48,7 @@ toc_object_entries_show_parents = "hide"
 html_theme = "furo"
 html_title = f"lossreg {version}"
 html_static_path = ["_static"]
-html_css_files = ["lossreg.css"]
+html_css_files = ["lossreg.css", "gallery.css"]
 html_show_sourcelink = False
 
 MARKER = "<!-- reference of all calculators -->"
@@ -60,7 +64,9 @@ def calculators():
     for module in pkgutil.iter_modules(lossreg.losses.__path__, "lossreg.losses."):
         family = importlib.import_module(module.name)
         members = [getattr(family, name) for name in family.__all__]
-        yield family, [x for x in members if isinstance(x, type) and getattr(x, "names_in_registry", ())]
+        classes = [x for x in members if isinstance(x, type) and getattr(x, "names_in_registry", ())]
+        if classes:
+            yield family, classes
 
 
 def registered_names(cls):
@@ -89,6 +95,22 @@ def reference():
 def add_reference(app, docname, source):
     """Write the reference into its page."""
     source[0] = source[0].replace(MARKER, reference())
+
+
+def add_gallery(app, docname, source):
+    """Draw the pictures of the gallery into the build tree, and write its page."""
+    if gallery.MARKER in source[0]:
+        import gallery_pictures  # needs matplotlib, which the tests of this file do without
+
+        families = list(calculators())
+        classes = [cls for _, members in families for cls in members]
+        pictures = Path(app.doctreedir) / "gallery"
+        gallery_pictures.draw_all(classes, pictures)
+        text = gallery.page(families, kind, Path(os.path.relpath(pictures, app.srcdir)).as_posix())
+        source[0] = source[0].replace(gallery.MARKER, text)
+        modules = (gallery, gallery_pictures, *(family for family, _ in families))
+        for file in (__file__, *(module.__file__ for module in modules)):
+            app.env.note_dependency(file)
 
 
 def to_rst(app, what, name, obj, options, lines):
@@ -199,9 +221,13 @@ def kind(hint):
     """The type of an option in words: `number > 0`, `list of strings or None`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        limits = [SYMBOLS[type(x).__name__] for x in arguments[1:]]
-        bounds = " and ".join(f"{sign} {getattr(x, key)}" for x, (key, sign) in zip(arguments[1:], limits))
-        return f"{kind(arguments[0])} {bounds}"
+        bounds = []
+        for limit in arguments[1:]:
+            if limit != INFINITY_ALLOWED:
+                key, sign = SYMBOLS[type(limit).__name__]
+                bounds.append(f"{sign} {getattr(limit, key)}")
+        infinity = " or infinity" if INFINITY_ALLOWED in arguments[1:] else ""
+        return f"{kind(arguments[0])} {' and '.join(bounds)}{infinity}"
     if origin is typing.Literal:
         return " or ".join(f"``{value!r}``" for value in arguments)
     if origin in (typing.Union, types.UnionType):
@@ -223,5 +249,6 @@ def own_options_first(app, what, name, obj, options, signature, returns):
 def setup(app):
     """Connect the hooks."""
     app.connect("source-read", add_reference)
+    app.connect("source-read", add_gallery)
     app.connect("autodoc-process-docstring", to_rst)
     app.connect("autodoc-process-signature", own_options_first)

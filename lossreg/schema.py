@@ -120,9 +120,13 @@ class Configurable:
 
 
 def positional_order(cls: type) -> list[str]:
-    """Option names of a class: its own first, the common ones of its bases after them."""
+    """Option names of a class: its own first, the common ones of its bases after them.
+
+    A calculator that extends another one has that one's options before its new ones.
+    """
     own: list[str] = []
-    for base in cls.__mro__:
+    registered = [base for base in cls.__mro__ if vars(base).get("names_in_registry")]
+    for base in (*reversed(registered), *cls.__mro__):
         own += [name for name in inspect.get_annotations(base) if name not in own]
     fields = {field.name for field in dataclasses.fields(cls)}
     return [name for name in own if name in fields]

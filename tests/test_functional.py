@@ -237,6 +237,41 @@ def test_what_is_wrong_is_said() -> None:
         functional.hubr
 
 
+@pytest.mark.parametrize(
+    "name, first",
+    [
+        ("CategoricalCrossentropy.v3", "normalize names missing_value neg_prefix label_smoothing"),
+        ("SequenceCategoricalCrossentropy.v1", "normalize names missing_value neg_prefix label_smoothing"),
+        ("L2Distance.v1", "normalize"),
+        ("CosineDistance.v1", "normalize ignore_zeros"),
+        ("CategoricalCrossentropy.v4", "names missing_value neg_prefix label_smoothing class_weight wrt reduction"),
+        (
+            "SequenceCategoricalCrossentropy.v4",
+            "names missing_value neg_prefix label_smoothing class_weight wrt normalize_by_sequence reduction",
+        ),
+        ("bcelogits", "pos_weight class_weight reduction"),
+        ("ce", "class_weight ignore_index label_smoothing reduction"),
+        ("cosineloss", "margin reduction"),
+        ("ctc", "blank zero_infinity reduction"),
+        ("hinge", "margin reduction"),
+        ("huber", "delta reduction"),
+        ("kl", "log_target reduction"),
+        ("multimargin", "p margin class_weight reduction"),
+        ("multilabel", "reduction"),
+        ("multisoft", "class_weight reduction"),
+        ("nll", "class_weight ignore_index reduction"),
+        ("pairwise", "p eps keepdims"),
+        ("poissonloss", "log_input full eps reduction"),
+        ("similar", "axis eps"),
+        ("smoothl1", "beta reduction"),
+        ("triplet", "margin p eps swap reduction"),
+    ],
+)
+def test_positional_orders_are_those_of_the_catalogue(name: str, first: str) -> None:
+    order = list(lossreg.options(name))
+    assert order[: len(first.split())] == first.split()
+
+
 def test_full_names_work_as_well() -> None:
     assert lossreg.loss("Huber.v1", 2.0) == lossreg.loss("huber", 2) == lossreg.Huber(delta=2.0)
     assert lossreg.options("Huber.v1") == {

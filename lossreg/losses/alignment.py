@@ -14,6 +14,7 @@ from ..base import CoupledLoss, Truths
 from ..checks import describe, fail, first_bad, on_host
 from ..config import register
 from ..ops import Array
+from ..schema import Configurable
 
 __all__ = ["CTC"]
 
@@ -33,8 +34,14 @@ class _Alignment:
     """Index of the last state, the final blank, (N,)."""
 
 
+class WrtOption(Configurable):
+    """wrt: what the gradient is with respect to; behind the common options, whose positions other libraries share."""
+
+    wrt: Literal["log_probs", "logits"] = "log_probs"
+
+
 @register("CTC.v1", alias="ctc")
-class CTC(CoupledLoss):
+class CTC(CoupledLoss, WrtOption):
     """Negative log-likelihood of a target, summed over all its alignments with the frames.
 
         value = -log sum over paths of prod_t p_t(path_t)
@@ -57,7 +64,6 @@ class CTC(CoupledLoss):
 
     blank: Annotated[int, Ge(0)] = 0
     zero_infinity: bool = False
-    wrt: Literal["log_probs", "logits"] = "log_probs"
 
     layout = "time"
     truth_inputs = ("targets", "input_lengths", "target_lengths")

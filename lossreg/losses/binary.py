@@ -15,7 +15,7 @@ from ..checks import Interval, OneOf, check_domain, check_shape, describe, fail
 from ..config import register
 from ..ops import Array, Ops
 from ..truths import Labels
-from .labels import ClassWeight, class_weights
+from .labels import ClassWeight, NameOptions, class_weights
 
 __all__ = ["BinaryCrossEntropy", "BinaryCrossEntropyWithLogits", "MultiLabelSoftMargin", "SoftMargin"]
 
@@ -126,7 +126,7 @@ class SoftMargin(ElementwiseLoss):
 
 
 @register("MultiLabelSoftMargin.v1", alias="multisoft")
-class MultiLabelSoftMargin(RowLoss):
+class MultiLabelSoftMargin(RowLoss, NameOptions):
     """Mean over the classes of the binary cross-entropy of their logits.
 
         value = -1/C sum_c w_c (t_c log s(x_c) + (1 - t_c) log s(-x_c)),   s(x) = 1 / (1 + e^-x)
@@ -141,7 +141,6 @@ class MultiLabelSoftMargin(RowLoss):
     """
 
     class_weight: ClassWeight = None
-    names: Sequence[str] | None = None
 
     layout = "vectors"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..ops import Array
 from ..schema import Configurable, Problem
 from ..targets import Targets
 from ..truths import Labels
-from .labels import ClassWeight, LabelOptions, class_weights
+from .labels import ClassWeight, LabelOptions, NameOptions, class_weights
 
 __all__ = ["NLL", "CrossEntropy", "NonFiniteLossError"]
 
@@ -132,7 +132,7 @@ def _check_finite(batch: Batch, values: Array, grad: Array | None, row_weight: A
 
 
 @register("NLL.v1", alias="nll")
-class NLL(RowLoss):
+class NLL(RowLoss, NameOptions):
     """Negative log-likelihood of labels, from log-probabilities.
 
         value = -w_y x_y
@@ -149,7 +149,6 @@ class NLL(RowLoss):
 
     class_weight: ClassWeight = None
     ignore_index: int = -100
-    names: Sequence[str] | None = None
 
     @functools.cached_property
     def labels(self) -> Labels:

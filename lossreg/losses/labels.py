@@ -13,10 +13,20 @@ from ..ops import Array
 from ..schema import Configurable, Problem
 from ..truths import label_problems
 
-__all__ = ["ClassWeight", "LabelOptions", "class_weights"]
+__all__ = ["ClassWeight", "LabelOptions", "NameOptions", "class_weights"]
 
 ClassWeight = Sequence[Annotated[float, Ge(0)]] | None
 """One factor for each class."""
+
+
+class NameOptions(Configurable):
+    """names: class names in the order of the columns; truths may then be names as well as ids."""
+
+    names: Sequence[str] | None = None
+
+    def check_options(self) -> Iterable[Problem]:
+        """Duplicate names."""
+        yield from label_problems(self.names, None)
 
 
 class LabelOptions(Configurable):

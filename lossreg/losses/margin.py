@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from ..arrays import Batch
@@ -12,7 +11,7 @@ from ..checks import OneOf
 from ..config import register
 from ..ops import Array
 from ..truths import Labels
-from .labels import ClassWeight, class_weights
+from .labels import ClassWeight, NameOptions, class_weights
 
 __all__ = ["HingeEmbedding", "MarginRanking", "MultiLabelMargin", "MultiMargin"]
 
@@ -73,7 +72,7 @@ class MarginRanking(ElementwiseLoss):
 
 
 @register("MultiMargin.v1", alias="multimargin")
-class MultiMargin(RowLoss):
+class MultiMargin(RowLoss, NameOptions):
     """The score of the label must lie above every other by margin.
 
         value = w_y / C sum over i != y of max(0, margin - x_y + x_i)**p
@@ -92,7 +91,6 @@ class MultiMargin(RowLoss):
     p: Literal[1, 2] = 1
     margin: float = 1.0
     class_weight: ClassWeight = None
-    names: Sequence[str] | None = None
 
     @functools.cached_property
     def labels(self) -> Labels:
@@ -121,7 +119,7 @@ class MultiMargin(RowLoss):
 
 
 @register("MultiLabelMargin.v1", alias="multilabel")
-class MultiLabelMargin(RowLoss):
+class MultiLabelMargin(RowLoss, NameOptions):
     """The score of each label of a row must lie above that of every class that is none by 1.
 
         value = 1/C sum over j in Y, i not in Y of max(0, 1 - (x_j - x_i))
@@ -136,8 +134,6 @@ class MultiLabelMargin(RowLoss):
 
     names: class names in the order of the columns.
     """
-
-    names: Sequence[str] | None = None
 
     @functools.cached_property
     def labels(self) -> Labels:

@@ -193,6 +193,7 @@ class CosineDistance(_DistanceLoss):
     ignore_zeros: rows whose truth is all zeros give loss 0 and gradient 0.
     """
 
+    normalize: bool = True
     ignore_zeros: bool = False
 
     axes = 2

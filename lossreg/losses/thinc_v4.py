@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -40,12 +41,16 @@ class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the ver
     A probability below the smallest normal number of its dtype counts as that number, so that a softmax that
     underflowed to 0 gives a large finite loss. With wrt "logits" its slope is exact; with wrt "probs" it ends at the
     largest number of the dtype, so that no backward pass makes NaN of it.
+    names, missing_value, neg_prefix: what labels look like.
     Shapes: guesses, grad (N, C) in [0, 1]; truths (N,) labels and sets, or (N, C) numbers in [0, 1].
     Gradient with respect to: `wrt`.
     Errors: as CrossEntropy; ValueError for guesses outside [0, 1] or, with wrt "logits", rows that do not sum to 1.
     Source: the cross-entropy that Thinc's calculator of this name is named after.
     """
 
+    names: Sequence[str] | None = None
+    missing_value: str | int | None = None
+    neg_prefix: str | None = None
     label_smoothing: Smoothing = 0.0
     class_weight: ClassWeight = None
     wrt: Literal["logits", "probs"] = "logits"
