@@ -444,6 +444,18 @@ def test_ctc_gradient_of_log_probs_is_the_slope_of_their_value(speech: Speech, r
         close(make("ctc", reduction=reduction).get_grad(x, truths), expected, 1e-8)
 
 
+@pytest.mark.parametrize("wrt", [
+    "log_probs",
+    pytest.param("logits", marks=pytest.mark.xfail(reason="0 times what stands there", strict=False)),
+])  # fmt: skip
+def test_ctc_does_not_read_frames_past_the_end(wrt):
+    x = np.full((3, 1, 2), -np.log(2))
+    truths = A([[1]]), A([2]), A([1])
+    (expected,), _ = theirs(nn.CTCLoss(), x, *truths)
+    x[2] = nan
+    assert all_zero(expected[2], theirs(nn.CTCLoss(), x, *truths)[0][0][2], make("ctc", wrt=wrt).get_grad(x, truths)[2])
+
+
 def slope(function: Callable[[np.ndarray], Any], x: np.ndarray, step: float = 1e-5) -> np.ndarray:
     """Central differences."""
     found = np.zeros_like(x)
@@ -776,6 +788,18 @@ def test_difference_soft_margin_overflow():
     grad, value = make("softmargin", reduction="none")(x, t)
     assert value.tolist() == [1000.0, 1000.0]
     assert grad.tolist() == [1.0, -1.0]
+
+
+def test_difference_confident_answers():
+    """log(1 + e^x) for x far below 0 is e^x, to rounding."""
+    for x in (-20.0, -50.0):
+        for alias, module, guesses, truths in (
+            ("bcelogits", nn.BCEWithLogitsLoss, A([x]), A([0.0])),
+            ("ce", nn.CrossEntropyLoss, A([[0.0, x]]), A([0])),
+        ):
+            their_value = theirs(module(), guesses, truths)[1]
+            assert not np.isclose(their_value, np.log1p(np.exp(x)), rtol=1e-9, atol=0)
+            close(make(alias).get_loss(guesses, truths), np.log1p(np.exp(x)), 1e-15)
 
 
 def test_difference_distance_overflow():
