@@ -1,4 +1,4 @@
-"""Connectionist temporal classification: the loss of a sequence whose alignment with the guesses is not known."""
+"""The loss of a sequence whose alignment with the guesses is not known: connectionist temporal classification."""
 
 from __future__ import annotations
 
