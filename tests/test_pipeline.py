@@ -156,3 +156,14 @@ def test_a_formula_may_return_numbers(rng: Any) -> None:
         same(grad, np.full((4, 3), kept))
         assert value == pytest.approx(x.sum() * kept)
     assert Linear(reduction="none").get_loss(x, x).shape == (4, 3)
+
+
+def test_a_logit_of_plus_infinity_is_a_certain_class() -> None:
+    """The limit of a growing logit: no loss where that class is the truth, and no end of it elsewhere."""
+    x = np.array([[0.0, np.inf, 1.0]] * 2)
+    grad, values = CrossEntropy(reduction="none")(x, [1, 0])
+    same(values, np.array([0.0, np.inf]))
+    same(grad, np.array([[0.0, 0.0, 0.0], [-1.0, 1.0, 0.0]]))
+    same(CrossEntropy(reduction="none")(x, [{1, 2}, {0, 2}])[1], np.array([0.0, np.inf]))
+    same(CrossEntropy(reduction="none")(x, np.eye(3)[[1, 0]]), (grad, values))
+    assert np.isnan(CrossEntropy().get_loss(np.array([[np.inf, np.inf]]), [0])), "which of the two is not known"

@@ -22,6 +22,16 @@ nn = torch.nn
 # PyTorch warns of targets that broadcast, and of the mean of KLDivLoss
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch.*")
 
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small arrays wait for threads longer than they are calculated."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
 """Of the largest number of the array."""
 
@@ -236,7 +246,7 @@ class Twin:
             for options in self.combinations() if shape == self.shapes[-1] else self.diagonal():
                 words = [f"{k}={v[0] if isinstance(v, tuple) else v}" for k, v in options.items()]
                 name = f"{self.alias}{self.note}-{'x'.join(map(str, shape)) or 'number'}"
-                yield pytest.param(self, shape, options, id="-".join([name, *words]), marks=KNOWN.get(name, ()))
+                yield pytest.param(self, shape, options, id="-".join([name, *words]))
 
     def combinations(self) -> Iterator[dict[str, Any]]:
         return (dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values()))
@@ -244,9 +254,6 @@ class Twin:
     def diagonal(self) -> Iterator[dict[str, Any]]:
         for i in range(max(map(len, self.grid.values()), default=1)):
             yield {option: values[i % len(values)] for option, values in self.grid.items()}
-
-
-KNOWN = {"multimargin-5": pytest.mark.xfail(reason="class weights of one row are not made a number", strict=False)}
 
 
 TWINS = [
@@ -271,7 +278,7 @@ TWINS = [
     Twin("multisoft", nn.MultiLabelSoftMarginLoss, logits, ((5,), (6, 5), (3, 2, 5)), {"class_weight": WEIGHTS}),
     Twin("cosineloss", nn.CosineEmbeddingLoss, vectors(2, truths=True), VECTORS[:2], {"margin": (0.0, 0.3, -0.2)}),
     Twin("triplet", nn.TripletMarginLoss, vectors(3), VECTORS, {"margin": (1.0, 0.4, 2.5), "p": (2.0, 1.0, 3.0, 0.5, inf, 0.0), "eps": (1e-6, 0.0, 0.1), "swap": (False, True)}, (False,)),
-    Twin("triplet", nn.TripletMarginLoss, vectors(3), VECTORS, {"margin": (1.0, 0.5), "p": (inf, 0.0), "eps": (0.0, 0.25), "swap": (False, True)}, (True,), "-lattice"),
+    Twin("triplet", nn.TripletMarginLoss, vectors(3), VECTORS, {"margin": (1.0, 0.5), "p": (1.0, inf, 0.0), "eps": (0.0, 0.25), "swap": (False, True)}, (True,), "-lattice"),
     Twin("pairwise", nn.PairwiseDistance, vectors(2), VECTORS, {"p": (2.0, 1.0, 3.0, 0.5, inf, 0.0), "eps": (1e-6, 0.0, 0.1), "keepdims": (False, True)}),
     Twin("similar", nn.CosineSimilarity, vectors(2), VECTORS[1:], {"axis": (1, 0, -1), "eps": (1e-8, 1e-3, 0.01)}),
     Twin("similar", nn.CosineSimilarity, vectors(2), VECTORS[:1], {"axis": (0, -1)}, note="-one"),
@@ -364,7 +371,6 @@ def test_same_numbers_at_the_edges(alias, module, options, guesses, truths):
             )
 
 
-@pytest.mark.xfail(reason="infinite guesses meet a factor 0 or are divided by themselves", strict=False)
 @pytest.mark.parametrize("alias, module, options, guesses, truths", [
     ("hinge", nn.HingeEmbeddingLoss, {}, A([inf]), A([-1.0])),
     ("margin", nn.MarginRankingLoss, {}, (A([inf, -inf, 0.0]), A([0.0, inf, -inf])), A([1.0, -1.0, 1.0])),
@@ -446,7 +452,7 @@ def test_ctc_gradient_of_log_probs_is_the_slope_of_their_value(speech: Speech, r
 
 @pytest.mark.parametrize("wrt", [
     "log_probs",
-    pytest.param("logits", marks=pytest.mark.xfail(reason="0 times what stands there", strict=False)),
+    "logits",
 ])  # fmt: skip
 def test_ctc_does_not_read_frames_past_the_end(wrt):
     x = np.full((3, 1, 2), -np.log(2))
@@ -778,6 +784,17 @@ def test_difference_zero_times_infinity(alias, module, options, guesses, truths,
     grad, value = make(alias, reduction="none", **options)(guesses, truths)
     close(value, limit, 1e-12)
     close(grad, their_grad, 1e-12)
+
+
+def test_difference_certain_class():
+    x, t = A([[0.0, inf, 1.0]] * 2), A([1, 0])
+    (their_grad,), value = theirs(nn.CrossEntropyLoss(reduction="none"), x, t)
+    assert np.isnan(value).all()
+    assert np.isnan(their_grad).any(axis=1).all()
+    grad, value = make("ce", reduction="none")(x, t)
+    assert value.tolist() == [0.0, inf]
+    assert grad.tolist() == [[0.0, 0.0, 0.0], [-1.0, 1.0, 0.0]]
+    assert np.isnan(make("ce").get_loss(A([[inf, inf]]), [0]))
 
 
 def test_difference_soft_margin_overflow():

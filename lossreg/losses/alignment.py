@@ -169,7 +169,8 @@ class CTC(CoupledLoss, WrtOption):
                 for s in range(states.shape[1]):
                     grad[t, at, states[:, s]] -= share[:, s]
                 if self.wrt == "logits":
-                    grad[t] += xp.exp(log_probs[t].astype(np.float64)) * xp.sum(share, axis=1)[:, None]
+                    prob = xp.exp(log_probs[t].astype(np.float64)) * xp.sum(share, axis=1)[:, None]
+                    grad[t] += xp.where((targets.frames > t)[:, None], prob, 0.0)
             grad = xp.where(xp.isnan(likelihood)[:, None], likelihood[:, None], grad)
             return (xp.where(d_values[:, None] == 0, 0.0, grad * d_values[:, None]),)
 

@@ -226,20 +226,19 @@ def _distance(xp: Any, a: Array, b: Array, p: float, eps: float) -> tuple[Array,
     size = abs(r)
     if p == 0:
         return xp.sum(xp.sign(size), axis=1), xp.zeros_like(r)
+    if p == 1:
+        return xp.sum(size, axis=1), xp.sign(r)
     largest = xp.max(size, axis=1)
     if p == np.inf:
         ties = size == largest[:, None]
         return largest, xp.sign(r) * ties / xp.sum(ties, axis=1)[:, None]
     # divided by the largest first, so that no power overflows or vanishes
-    unit = xp.where(largest == 0, 1, largest)[:, None]
+    unit = xp.where((largest == 0) | xp.isinf(largest), 1, largest)[:, None]
     scaled = size / unit
-    total = xp.sum(scaled**p, axis=1)
-    values = unit[:, 0] * total ** (1 / p)
-    if p == 1:
-        return values, xp.sign(r)
-    safe = xp.where(total == 0, 1, total)[:, None]
-    power = xp.where(scaled == 0, 0, xp.where(scaled == 0, 1, scaled) ** (p - 1))
-    return values, xp.sign(r) * power / safe ** (1 - 1 / p)
+    length = (xp.sum(scaled**p, axis=1) ** (1 / p))[:, None]
+    share = xp.where(xp.isinf(size), 1, scaled / xp.where(length == 0, 1, length))
+    power = xp.where(share == 0, 0, xp.where(share == 0, 1, share) ** (p - 1))
+    return (unit * length)[:, 0], xp.sign(r) * power
 
 
 @register("InfoNCE.v1")

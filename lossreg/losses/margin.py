@@ -38,7 +38,7 @@ class HingeEmbedding(ElementwiseLoss):
     def formula(xp: Any, guess: Any, truth: Any, margin: Any) -> tuple[Any, ...]:
         """Value and slope."""
         near, gap = truth > 0.0, margin - guess
-        apart = xp.where(gap >= 0.0, -1.0, 0.0 * gap)
+        apart = xp.where(gap >= 0.0, -1.0, xp.where(gap < 0.0, 0.0, gap))  # NaN stays
         return xp.where(near, guess, xp.maximum(gap, 0.0)), xp.where(near, 1.0, apart)
 
 
@@ -67,7 +67,7 @@ class MarginRanking(ElementwiseLoss):
     def formula(xp: Any, x1: Any, x2: Any, truth: Any, margin: Any) -> tuple[Any, ...]:
         """Value and both slopes."""
         gap = margin - truth * (x1 - x2)
-        slope = xp.where(gap >= 0.0, truth, 0.0 * gap)
+        slope = xp.where(gap >= 0.0, truth, xp.where(gap < 0.0, 0.0, gap))  # NaN stays
         return xp.maximum(gap, 0.0), -slope, slope
 
 
@@ -101,7 +101,9 @@ class MultiMargin(RowLoss, NameOptions):
         """Ids, and the class weight of each row, which a mean does not divide by."""
         targets = self.labels.read_ids(batch, truths, check)
         weight = class_weights(batch, self.class_weight)
-        return Truths(targets.ids, targets.present, weight=None if weight is None else weight[targets.ids])
+        if weight is not None:
+            weight = weight[targets.ids].reshape(batch.values_shape)
+        return Truths(targets.ids, targets.present, weight=weight)
 
     def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
         """All gaps of a row at once."""

@@ -172,6 +172,10 @@ class Ops:
         e[rows, top] = xp.where(xp.isnan(peak), peak, 1)
         return top, peak, rest
 
+    def below(self, peak: Array, x: Array) -> Array:
+        """How far x lies below the peak: 0 at the peak, also where that is infinite."""
+        return self.xp.where(x == peak, 0, peak - x)
+
     def softmax_cross_entropy(
         self,
         logits: Array,
@@ -204,7 +208,7 @@ class Ops:
         log_rest = xp.log1p(rest)
         if targets.rows is not None:
             t = targets.rows.astype(dtype, copy=False)
-            values = xp.sum(xp.where(t == 0, 0, t * (peak[:, None] - x)), axis=1)
+            values = xp.sum(xp.where(t == 0, 0, t * self.below(peak[:, None], x)), axis=1)
             mass = xp.sum(t, axis=1)
             values += mass * log_rest
             if out is not None:
@@ -218,8 +222,7 @@ class Ops:
             members = targets.members(x.shape[1]) if targets.has_sets else None
             if members is None:
                 y = targets.ids
-                below = peak - x[rows, y]
-                values = xp.where(a == 0, 0, a * (below + log_rest))
+                values = xp.where(a == 0, 0, a * (self.below(peak, x[rows, y]) + log_rest))
                 outside = xp.where(top == y, rest, 1 + rest - e[rows, y])
             else:
                 values, outside, best, best_sum = self._set_values(x, e, members, peak)
@@ -228,7 +231,7 @@ class Ops:
             if smoothing is not None:
                 s = smoothing.astype(dtype, copy=False)
                 spread = xp.sum(s)
-                values += xp.sum(xp.where(s == 0, 0, s * (peak[:, None] - x)), axis=1) + spread * log_rest
+                values += xp.sum(xp.where(s == 0, 0, s * self.below(peak[:, None], x)), axis=1) + spread * log_rest
                 mass = a + spread
             if out is not None:
                 # p - q on S is -q times the probability outside S: no cancellation for a confident row
@@ -239,7 +242,8 @@ class Ops:
                     e[rows, y] = slope + extra
                 else:
                     even = (1 / xp.sum(members, axis=1))[:, None]  # of a set that cannot be
-                    q = xp.where(best_sum[:, None] == 0, even, xp.exp(x - best[:, None]) / best_sum[:, None])
+                    q = xp.exp(-self.below(best[:, None], x)) / best_sum[:, None]
+                    q = xp.where(best_sum[:, None] == 0, even, q)
                     q = xp.where(members, q, 0)
                     e *= xp.where(members, (mass - a)[:, None], mass[:, None]) / (1 + rest)[:, None]
                     e += q * slope[:, None]
@@ -256,12 +260,12 @@ class Ops:
         xp = self.xp
         best = xp.max(xp.where(members, x, -np.inf), axis=1)
         best = xp.where(best == -np.inf, peak, best)
-        best_sum = xp.sum(xp.where(members, xp.exp(x - best[:, None]), 0), axis=1)
+        best_sum = xp.sum(xp.where(members, xp.exp(-self.below(best[:, None], x)), 0), axis=1)
         inside = xp.sum(xp.where(members, e, 0), axis=1)
         outside = xp.sum(xp.where(members, 0, e), axis=1)
         near = inside > 1e-30  # farther than e^-69 below the peak the ratio could underflow: take logarithms apart
         ratio = xp.log1p(outside / xp.where(near, inside, 1))
-        apart = (peak - best) + xp.log(inside + outside) - xp.log(best_sum)
+        apart = self.below(peak, best) + xp.log(inside + outside) - xp.log(best_sum)
         return xp.where(near, ratio, apart), outside, best, best_sum
 
     def probability_cross_entropy(
