@@ -83,12 +83,19 @@ def main() -> None:
         torch.set_num_threads(THREADS)
     except ImportError:
         pass
-    lines = [
-        *machine(),
-        "",
-        "| work | dtype | size | lossreg ms | with out= | peer | peer ms | ratio | copy ms | lossreg / copy |",
-        "|---" * 10 + "|",
+    columns = [
+        "work",
+        "dtype",
+        "size",
+        "lossreg ms",
+        "with out=",
+        "peer",
+        "peer ms",
+        "ratio",
+        "copy ms",
+        "lossreg / copy",
     ]
+    lines = [*machine(), "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     print("\n".join(lines))
     with ThreadPoolExecutor(THREADS) as pool:
         for case in all_cases(large=not arguments.small):
@@ -98,8 +105,10 @@ def main() -> None:
             ours, best = found["lossreg"], min(found["lossreg"], found.get("out=", np.inf))
             for peer in [name for name in case.peers if name not in ("lossreg", "out=")] or ["-"]:
                 theirs = found.get(peer, float("nan"))
-                cells = [case.work, case.dtype, case.size, f"{ours:.4g}", f"{found['out=']:.4g}" if "out=" in found else "",
-                         peer, f"{theirs:.4g}", f"{theirs / ours:.2f}", f"{found['copy']:.4g}", f"{best / found['copy']:.1f}"]  # fmt: skip
+                with_out = f"{found['out=']:.4g}" if "out=" in found else ""
+                numbers = [peer, f"{theirs:.4g}", f"{theirs / ours:.2f}", f"{found['copy']:.4g}"]
+                cells = [case.work, case.dtype, case.size, f"{ours:.4g}", with_out, *numbers]
+                cells.append(f"{best / found['copy']:.1f}")
                 lines.append("| " + " | ".join(cells) + " |")
                 print(lines[-1], flush=True)
     if arguments.save:

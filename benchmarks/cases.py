@@ -96,7 +96,8 @@ def rows(rng: np.random.Generator, alias: str, n: int, c: int, dtype: str) -> Ca
     ended[:, 0] = ids
     arguments: dict[str, tuple[Any, ...]] = {
         "nll": (np.log(soft), ids), "kl": (np.log(soft), soft), "multimargin": (x, ids), "multilabel": (x, ended),
-        "multisoft": (x, soft), "cosineloss": (x, y, signs), "similar": (x, y), "pairwise": (x, y), "triplet": (x, y, z),
+        "multisoft": (x, soft), "cosineloss": (x, y, signs), "similar": (x, y), "pairwise": (x, y),
+        "triplet": (x, y, z),
     }  # fmt: skip
     inputs = arguments[alias]
     outputs = len(lossreg.help(alias)["inputs"]) if alias in ("similar", "pairwise", "triplet") else len(inputs) - 1
