@@ -83,18 +83,8 @@ def main() -> None:
         torch.set_num_threads(THREADS)
     except ImportError:
         pass
-    columns = [
-        "work",
-        "dtype",
-        "size",
-        "lossreg ms",
-        "with out=",
-        "peer",
-        "peer ms",
-        "ratio",
-        "copy ms",
-        "lossreg / copy",
-    ]
+    columns = ["work", "dtype", "size", "lossreg ms", "with out=", "peer", "peer ms", "ratio", "copy ms"]
+    columns.append("lossreg / copy")
     lines = [*machine(), "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     print("\n".join(lines))
     with ThreadPoolExecutor(THREADS) as pool:
