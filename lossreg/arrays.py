@@ -10,6 +10,7 @@ import numpy as np
 
 from .checks import describe, fail
 from .ops import Array, Ops, get_ops
+from .ops.base import compute_dtype
 
 __all__ = ["Batch", "Layout", "real_array"]
 
@@ -69,6 +70,12 @@ class Batch:
         arrays = [x if x.dtype.kind not in "iub" else x.astype(np.float64) for x in arrays]
         shapes = tuple(tuple(x.shape) for x in arrays)
         batch = cls(name, ops, tuple(arrays), shapes, lengths, is_tuple, layout)
+        if lengths is not None and (
+            layout == "time" or not batch._axis_is_last(shapes[0]) and batch._axis(shapes[0]) == 0
+        ):
+            raise fail(
+                name, "guesses", "to be one array: sequences cannot be joined along the axis of a value", "a list"
+            )
         return batch if layout == "elements" else replace(batch, arrays=batch._flat())
 
     def _flat(self) -> tuple[Array, ...]:
@@ -142,12 +149,19 @@ class Batch:
         parts = [self.split(self._restored(x, shape)) for x, shape in zip(arrays, self.shapes, strict=True)]
         return tuple(parts) if self.is_tuple else parts[0]
 
+    def _axis_is_last(self, shape: tuple[int, ...]) -> bool:
+        """Whether rows lie in memory as the caller gave them."""
+        if self.layout in ("elements", "broadcast", "time"):
+            return True
+        return len(shape) > 1 and self._axis(shape) % len(shape) == len(shape) - 1
+
     def _restored(self, x: Array, shape: tuple[int, ...]) -> Array:
-        if tuple(x.shape) == shape:
-            return x
+        if tuple(x.shape) == shape and self._axis_is_last(shape):
+            return x.astype(self.arrays[0].dtype, copy=False)
         if self.layout == "broadcast":  # what was repeated gets the sum of its slopes
             x = x.sum(axis=tuple(range(x.ndim - len(shape))))
-            return x.sum(axis=tuple(i for i, n in enumerate(shape) if n != x.shape[i]), keepdims=True)
+            axes = tuple(i for i, n in enumerate(shape) if n != x.shape[i])
+            return x.sum(axis=axes, keepdims=True).astype(self.arrays[0].dtype)
         if self.layout == "time":
             return x[:, 0]
         axis = self._axis(shape) % len(shape)
@@ -156,13 +170,15 @@ class Batch:
 
     def gradient_arrays(self, out: Any, read: tuple[Any, ...]) -> list[Array]:
         """Where gradients go: the caller's `out` where nothing that is still to be read lies there, else new arrays."""
-        new = [self.ops.xp.empty(x.shape, x.dtype) for x in self.arrays] if out is None else []
+        repeated = self.layout == "broadcast" and len(set(self.shapes)) > 1  # whose slopes are added up first
+        if out is None or repeated:
+            made = [self.ops.xp.empty(x.shape, compute_dtype(x.dtype) if repeated else x.dtype) for x in self.arrays]
         if out is None:
-            return new
+            return made
         given = out if self.is_tuple else (out,)
         if self.lengths is not None or not isinstance(given, tuple) or len(given) != len(self.arrays):
             raise fail(self.name, "out", "to be arranged as guesses are, and not a list", describe(out))
-        inputs = list(_arrays(read))
+        inputs, new = list(_arrays(read)), []
         for target, x, shape in zip(given, self.arrays, self.shapes):
             fits = self.ops.owns(target) and tuple(target.shape) == shape and target.dtype == x.dtype
             if not fits or isinstance(target, np.generic):
@@ -174,9 +190,10 @@ class Batch:
                 y is not target and self.ops.xp.may_share_memory(target, y) for y in inputs if self.ops.owns(y)
             )
             own = sum(y is target for y in inputs)  # `out=guesses`: each block is read before it is written
-            direct = target.shape == x.shape and not shared and own <= 1 and (own == 0 or target is x)
+            alike = target.shape == x.shape and self._axis_is_last(shape)
+            direct = alike and not shared and own <= 1 and (own == 0 or target is x)
             new.append(target if direct else self.ops.xp.empty(x.shape, x.dtype))
-        return new
+        return made if repeated else new
 
     def finish(self, grads: list[Array], out: Any) -> Any:
         """Gradients in the caller's arrangement, in `out` if that is given."""

@@ -179,7 +179,7 @@ class ReducedLoss(Loss):
             batch.check_sequences("truths", truths if self.truth_inputs else [])
             return self.empty(), [], batch.restore(batch.arrays)
         check = self.validate == "full" or self.validate == "auto" and not ops.on_device
-        if self.flat_masks and hasattr(mask, "shape") and tuple(mask.shape) != batch.values_shape:
+        if self.flat_masks and isinstance(mask, (np.ndarray, ops.xp.ndarray)) and mask.shape != batch.values_shape:
             mask = mask.reshape(batch.values_shape) if mask.size == math.prod(batch.values_shape) else mask
         mask_array = item_array(batch, "mask", mask, upper=1.0, check=check)
         if mask_array is not None:

@@ -59,11 +59,13 @@ def fail(name: str, what: str, expected: str, got: str) -> ValueError:
 
 def describe(value: Any) -> str:
     """A value in a few words: `a float32 array of shape (3, 4)`, `a list of 3`, `'dog'`."""
+    if type(value).__module__.partition(".")[0] == "pandas":
+        return f"a pandas {type(value).__name__} of shape {value.shape}"
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"a {value.dtype} array of shape {tuple(value.shape)}"
     if isinstance(value, (list, tuple, set, frozenset, dict)):
         return f"a {type(value).__name__} of {len(value)}"
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

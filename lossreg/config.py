@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -140,26 +141,25 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
 
     @classmethod
     def _children(cls, path: str, value: Any) -> list[tuple[str, Mapping[str, Any]]]:
-        """The sections in a value: itself, or the blocks of a list."""
+        """The sections in a value: itself, or those in a list that hold blocks."""
         if isinstance(value, Mapping):
             return [(path, value)]
-        items = enumerate(value) if isinstance(value, (list, tuple)) else ()
-        return [(_join(path, str(i)), item) for i, item in items if cls._is_block(item)]
+        items = enumerate(value) if cls._holds_block(value) else ()
+        return [
+            child
+            for i, item in items
+            if cls._holds_block(item, True)
+            for child in cls._children(_join(path, str(i)), item)
+        ]
 
     @classmethod
-    def _is_block(cls, value: Any) -> bool:
-        """Whether a value names one of the registries. In lists other keys with an @ are plain data."""
-        return is_promise(value) and any(
-            isinstance(getattr(cls, key[1:], None), Registry)
-            for key in value
-            if isinstance(key, str) and key[:1] == "@"
-        )
-
-    @classmethod
-    def _holds_block(cls, value: Any) -> bool:
+    def _holds_block(cls, value: Any, in_list: bool = False) -> bool:
+        """Whether a value names one of the registries somewhere. In lists other keys with an @ are plain data."""
         if isinstance(value, Mapping):
-            return is_promise(value) or any(cls._holds_block(item) for item in value.values())
-        return isinstance(value, (list, tuple)) and any(cls._is_block(item) for item in value)
+            keys = [str(key) for key in value if str(key).startswith("@")]
+            named = any(isinstance(getattr(cls, key[1:], None), Registry) for key in keys)
+            return named or (bool(keys) and not in_list) or any(cls._holds_block(v, in_list) for v in value.values())
+        return isinstance(value, (list, tuple)) and any(cls._holds_block(item, True) for item in value)
 
     @classmethod
     def _target(cls, node: Mapping[str, Any], path: str, problems: list[Problem]) -> Any:
@@ -174,13 +174,12 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
             return None
 
     @classmethod
-    def _built(cls, value: Any, path: str, problems: list[Problem]) -> Any:
+    def _built(cls, value: Any, path: str, problems: list[Problem], in_list: bool = False) -> Any:
         if isinstance(value, Mapping):
-            return cls._build(value, path, problems)
-        if cls._holds_block(value):
-            places = ((item, _join(path, str(i))) for i, item in enumerate(value))
-            return [cls._build(item, at, problems) if cls._is_block(item) else item for item, at in places]
-        return value
+            return cls._build(value, path, problems) if not in_list or cls._holds_block(value, True) else value
+        if not cls._holds_block(value):
+            return value
+        return [cls._built(item, _join(path, str(i)), problems, True) for i, item in enumerate(value)]
 
     @classmethod
     def _build(cls, node: Mapping[str, Any], path: str, problems: list[Problem]) -> Any:
@@ -210,6 +209,11 @@ def register(*names: str, alias: str | None = None) -> Callable[[T], T]:
     """
 
     def decorate(cls: T) -> T:
+        if alias is not None:
+            if ALIASES.get(alias, names[-1]) != names[-1] or alias in ("Function", "Table", "help", "loss", "options"):
+                raise ConfigError([(alias, "this alias is taken")])
+            if not hasattr(cls, "truth_inputs"):
+                raise ConfigError([(alias, f"only a reduced loss can be a function, got {cls.__name__}")])
         for name in names:
             registry.losses.register(name, func=cls)
         cls.names_in_registry = tuple(f"losses:{name}" for name in names)
@@ -257,8 +261,14 @@ class Config(confection.Config):
     def to_str(self, *, interpolate: bool = True) -> str:
         """Write the config as text that reads back as the same config."""
         with _as_config_error():
-            # confection reads two "$$" in one list wrongly; as a JSON escape a dollar sign is safe everywhere.
-            return super().to_str(interpolate=interpolate).replace("$$", "\\u0024")
+            text = super().to_str(interpolate=interpolate)
+        # confection reads two "$$" in one list wrongly; in a string a dollar sign is safe as a JSON escape
+        escape = lambda line: _STRING.sub(lambda part: part.group().replace("$$", "\\u0024"), line.group())  # noqa: E731
+        return re.sub(r"(?m)(?<== ).*$", escape, text)
+
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+"""A string in JSON."""
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .base import Loss, ReducedLoss
+from .checks import describe
 from .config import ALIASES, registry
 from .ops import get_ops
 from .schema import ConfigError, closest, positional_order
@@ -20,7 +21,7 @@ __all__ = ["Function", "Table", "help", "loss", "options"]
 CALL_KEYWORDS = ("mask", "sample_weight", "out")
 
 
-def loss(name: str, *positional: Any, **named: Any) -> Loss:
+def loss(name: str, /, *positional: Any, **named: Any) -> Loss:
     """A calculator by name or alias, with options by position, by name, or first the one and then the other.
 
     `loss("ce", None, -100, 0.1, "mean")` is `loss("CrossEntropy.v1", label_smoothing=0.1)`; the positions are those of
@@ -58,7 +59,7 @@ def help(name: str | None = None) -> Any:
     if name is None:
         return Table([_row(alias) for alias in sorted(ALIASES)])
     cls = _calculator(name)
-    return _row(next(alias for alias, full in ALIASES.items() if registry.losses.get(full) is cls))
+    return _row(next((alias for alias, full in ALIASES.items() if registry.losses.get(full) is cls), name))
 
 
 class Table(list[dict[str, Any]]):
@@ -173,8 +174,8 @@ def _row(alias: str) -> dict[str, Any]:
     twin = re.search(r"torch\.nn\.\w+", cls.__doc__ or "")
     inputs = (*cls.inputs, *cls.truth_inputs, *(("[weight]",) if cls.weight_input else ()))
     return {
-        "alias": alias,
-        "name": ALIASES[alias],
+        "alias": alias if alias in ALIASES else "",
+        "name": ALIASES.get(alias, alias),
         "torch": twin.group() if twin else "",
         "result": "values" if options(alias).get("reduction") == "none" else "loss",
         "n": len(cls.inputs) + len(cls.truth_inputs),
@@ -185,8 +186,14 @@ def _row(alias: str) -> dict[str, Any]:
 
 def _array(value: Any) -> Any:
     """Plain numbers and nested lists of them as arrays; a list of arrays stays a batch of sequences."""
-    if isinstance(value, (int, float)):
-        return get_ops().asarray(value, dtype=np.float64)
-    if isinstance(value, (list, tuple)) and not any(hasattr(part, "dtype") and part.ndim for part in value):
-        return get_ops().asarray(value, dtype=np.float64)
-    return value
+    if isinstance(value, (list, tuple)) and any(hasattr(part, "dtype") and part.ndim for part in value):
+        return value
+    if not isinstance(value, (int, float, list, tuple)):
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"Cannot calculate a function: expected numbers or even lists of them, got {describe(value)}.")
+    return get_ops().asarray(array, dtype=np.float64)

@@ -245,7 +245,7 @@ class Reader:
         self.check_length(truths)
         present = np.array([truth is not None for truth in truths], bool)
         read = present if self.kept is None else present & self.kept
-        labels = [(t if isinstance(t, SETS) else (t,)) if wanted else () for t, wanted in zip(truths, read)]
+        labels = [self.listed(truth, row) if wanted else () for row, (truth, wanted) in enumerate(zip(truths, read))]
         lengths = np.fromiter(map(len, labels), np.int64, len(labels))
         row_of = np.repeat(np.arange(len(labels)), lengths)
         ids = self.codes(list(chain.from_iterable(labels)), row_of)
@@ -259,6 +259,18 @@ class Reader:
             raise self.fail("a set of labels", "without repeats", f"class {twice} twice", row)
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         return Targets(self.ops, ids, indptr=indptr, present=None if present.all() else present)
+
+    def listed(self, truth: Any, row: int) -> Any:
+        """The labels of one row; a list of ids ends at -1."""
+        if not isinstance(truth, SETS):
+            return (truth,)
+        if isinstance(truth, (list, tuple)):
+            ends = [i for i, label in enumerate(truth) if not isinstance(label, str) and label == -1]
+            truth = truth[: ends[0]] if ends else truth
+            if self.classes == 2 == len(truth) and all(label in (0, 1) for label in truth):
+                expected = "that is no row of 0 and 1 (which must be an array)"
+                raise self.fail("a list of labels", expected, str(list(truth)), row)
+        return truth
 
     def agree(self, codes: np.ndarray, indptr: np.ndarray, flag: str) -> np.ndarray:
         """Rows whose labels are all missing (or all negated); an error where only some are."""

@@ -127,7 +127,8 @@ def positional_order(cls: type) -> list[str]:
     own: list[str] = []
     registered = [base for base in cls.__mro__ if vars(base).get("names_in_registry")]
     for base in (*reversed(registered), *cls.__mro__):
-        own += [name for name in inspect.get_annotations(base) if name not in own]
+        hints = inspect.get_annotations(base)
+        own += [name for name, hint in hints.items() if hint is not INHERITED and name not in own]
     fields = {field.name for field in dataclasses.fields(cls)}
     return [name for name in own if name in fields]
 
@@ -164,6 +165,8 @@ class _Field:
 
     default: Any
     adapter: TypeAdapter[Any] | None
+    trusted: bool = True
+    """Whether the default needs no check: that of a function may have another type, such as `x: int = None`."""
 
     @property
     def required(self) -> bool:
@@ -175,21 +178,21 @@ class _Field:
         """
         from pydantic import ValidationError
 
-        if (
-            self.adapter is None
-            or value is self.default
-            or (type(value) is type(self.default) and value == self.default)
-        ):
+        plain = value is None or isinstance(value, (str, int, float, tuple))
+        same = value is self.default or (plain and type(value) is type(self.default) and value == self.default)
+        if self.adapter is None or (same and self.trusted):
             return value, []
         try:
-            found = self.adapter.validate_python(value)
+            found = self.adapter.validate_python(value, strict=True)
         except ValidationError as error:
             try:
-                return self.adapter.validate_json(json.dumps(value)), []
+                return self.adapter.validate_json(json.dumps(_string_keys(value)), strict=True), []
             except (ValidationError, TypeError, ValueError, RecursionError):
                 return value, [_sentence(e) for e in error.errors()]
         except Exception:  # the type's own validator is at fault, such as one written for pydantic 1
             return value, []
+        if isinstance(value, bool) and isinstance(found, int) and not isinstance(found, bool):  # Literal[1] takes True
+            return value, [((), f"should be {found!r} and no bool, got {value}")]
         # pydantic wraps iterables to check their items later: hand over what was given
         return (value if type(found).__name__ == "ValidatorIterator" else found), []
 
@@ -219,7 +222,7 @@ def _signature(target: Callable[..., Any]) -> tuple[dict[str, _Field], bool]:
         else:
             hint = hints.get(name, Any)
             infinite = not finite or INFINITY_ALLOWED in getattr(hint, "__metadata__", ())
-            fields[name] = _Field(parameter.default, _adapter(hint, infinite))
+            fields[name] = _Field(parameter.default, _adapter(hint, infinite), trusted=not finite)
     return fields, any_name
 
 
@@ -244,6 +247,15 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
                 with contextlib.suppress(Exception):
                     found[name] = get_type_hints(holder, globalns=scope, include_extras=True)[name]
     return found
+
+
+def _string_keys(value: Any) -> Any:
+    """The value, or TypeError where JSON would turn a key into a string."""
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError("a key that is no string")
+        return {key: _string_keys(item) for key, item in value.items()}
+    return [_string_keys(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _adapter(hint: Any, infinite: bool) -> TypeAdapter[Any] | None:

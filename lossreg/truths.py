@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from .arrays import Batch
-from .checks import describe, fail, first_bad, on_host
+from .checks import describe, fail, on_host
 from .ops import get_ops
-from .readers import MISSING, SETS, Reader
+from .readers import MISSING, Reader
 from .schema import Problem
 from .targets import Targets
 
@@ -83,23 +83,22 @@ class Labels:
     def read_multi(self, batch: Batch, truths: Any) -> Targets:
         """The sets of all labels of each row: lists of sets, or rows of ids that end with -1. The empty set is one."""
         n, classes = batch.arrays[0].shape
-        if hasattr(truths, "dtype") and truths.dtype.kind in "iu" and truths.shape == batch.shape:
-            host = on_host(truths).reshape(n, classes)
-            ends = np.where((host < 0).any(axis=1), (host < 0).argmax(axis=1), classes)
-            bad = first_bad((host < -1) & (np.arange(classes) <= ends[:, None]))
-            if bad is not None:
-                got = f"{host[bad]} in {batch.place(bad[0])}"
-                raise fail(self.name, "truth ids", f"in [0, {classes}), and -1 behind them", got)
-            truths = [row[:end].tolist() for row, end in zip(host, ends)]
-        elif len(batch.shape) == 1 and isinstance(truths, (*SETS, np.ndarray)):
-            truths = [list(truths)]
-        if not isinstance(truths, (list, tuple)):
-            raise fail(self.name, "truths", "to be sets of labels, or ids like guesses ended by -1", describe(truths))
+        if len(batch.shape) > 2:
+            raise fail(self.name, "guesses", "of shape (N, C) or (C,)", f"shape {batch.shape}")
         if self.names and len(self.names) != classes:
             raise fail(self.name, "one name for each class", f"of guesses, {classes}", f"{len(self.names)} names")
+        if batch.lengths is not None:
+            batch.check_sequences("truths", truths)
+            truths = [row for part in truths for row in part]
+        elif len(batch.shape) == 1 and not isinstance(truths, (str, int)) and truths is not None:
+            truths = [truths]
         kept = None if batch.kept is None or batch.ops.on_device else batch.kept.reshape(n)
         reader = Reader(self, get_ops("numpy"), n, classes, batch.arrays[0].dtype, True, kept, batch.place)
-        return reader.read_multi(truths).to(batch.ops)
+        if hasattr(truths, "dtype"):
+            truths = list(on_host(truths))
+        if not isinstance(truths, (list, tuple)):
+            raise fail(self.name, "truths", "to be sets of labels, or ids like guesses ended by -1", describe(truths))
+        return reader.read_multi([row.tolist() if isinstance(row, np.ndarray) else row for row in truths]).to(batch.ops)
 
     def _sequences(self, reader: Reader, batch: Batch, truths: Any) -> Targets:
         """One flat pass where the sequences' truths have one form, else each on its own."""

@@ -79,9 +79,9 @@ class CTC(CoupledLoss, WrtOption):
         lengths = [
             self._lengths(batch, what, value, n) for what, value in zip(("input_lengths", "target_lengths"), truths[1:])
         ]
+        targets = self._padded(batch, truths[0], lengths[1], n)
         if kept is not None:
             lengths = [np.where(kept, length, 0) for length in lengths]
-        targets = self._padded(batch, truths[0], lengths[1], n, kept)
         for what, length, most in zip(("input_lengths", "target_lengths"), lengths, (frames, targets.shape[1])):
             bad = first_bad((length < 0) | (length > most))
             if bad is not None:
@@ -104,12 +104,15 @@ class CTC(CoupledLoss, WrtOption):
 
     def _lengths(self, batch: Batch, what: str, value: Any, n: int) -> np.ndarray:
         lengths = np.asarray(on_host(value) if hasattr(value, "dtype") else value)
-        if lengths.dtype.kind not in "iu" or lengths.size != n or lengths.ndim > 1:
+        if (lengths.dtype.kind not in "iu" and lengths.size) or lengths.size != n or lengths.ndim > 1:
             raise fail(batch.name, what, f"of {n} whole numbers", describe(value))
         return lengths.reshape(n).astype(np.int64)
 
-    def _padded(self, batch: Batch, value: Any, lengths: np.ndarray, n: int, kept: np.ndarray | None) -> np.ndarray:
-        """Targets (N, S), also from targets behind each other."""
+    def _padded(self, batch: Batch, value: Any, lengths: np.ndarray, n: int) -> np.ndarray:
+        """Targets (N, S), also from lists of uneven lengths and from targets behind each other."""
+        if isinstance(value, (list, tuple)) and value and all(isinstance(part, (list, tuple)) for part in value):
+            longest = max(map(len, value))
+            value = [[*part, *[self.blank] * (longest - len(part))] for part in value]
         targets = np.asarray(on_host(value) if hasattr(value, "dtype") else value)
         if targets.size == 0:
             targets = targets.reshape(n, 0).astype(np.int64)
@@ -119,8 +122,8 @@ class CTC(CoupledLoss, WrtOption):
             return targets.astype(np.int64)
         if targets.ndim == 1 and len(batch.shape) == 2:
             return targets[None].astype(np.int64)
-        if targets.ndim != 1 or kept is not None or lengths.min(initial=0) < 0 or len(targets) != lengths.sum():
-            expected = f"of shape ({n}, S), or without a mask one behind the other, {int(lengths.sum())} in all"
+        if targets.ndim != 1 or lengths.min(initial=0) < 0 or len(targets) != lengths.sum():
+            expected = f"of shape ({n}, S), or one behind the other, {int(lengths.sum())} in all"
             raise fail(batch.name, "targets", expected, describe(value))
         padded = np.zeros((n, int(lengths.max(initial=0))), np.int64)
         padded[np.arange(padded.shape[1]) < lengths[:, None]] = targets
@@ -147,8 +150,8 @@ class CTC(CoupledLoss, WrtOption):
                 alpha = _sum_logs(xp, alpha, _shift(xp, alpha, 1), leap) + emit[t]
             alphas.append(alpha)
             ends = xp.where((targets.frames == t + 1)[:, None], alpha, ends)
-        final = (index[None, :] == targets.last[:, None]) | (index[None, :] == targets.last[:, None] - 1)
-        likelihood = _sum_logs(xp, *(xp.where(final, ends, LOG_ZERO)[:, i] for i in range(states.shape[1])))
+        final = [index[None, :] == targets.last[:, None] - back for back in (0, 1)]
+        likelihood = _sum_logs(xp, *(xp.max(xp.where(at, ends, LOG_ZERO), axis=1) for at in final))
         feasible = likelihood > LOG_ZERO
         values = xp.where(feasible, -likelihood, 0.0 if self.zero_infinity else np.inf)
         values = xp.where(xp.isnan(likelihood), likelihood, values)
@@ -157,17 +160,15 @@ class CTC(CoupledLoss, WrtOption):
             grad = xp.zeros(log_probs.shape, np.float64)
             beta = xp.full(states.shape, LOG_ZERO)
             safe = xp.where(feasible, likelihood, 0.0)
-            at = xp.arange(n)
             for t in reversed(range(frames)):
                 if t + 1 < frames:
                     onward = beta + emit[t + 1]
                     leap = xp.where(_shift(xp, targets.skips, -2, False), _shift(xp, onward, -2), LOG_ZERO)
                     beta = _sum_logs(xp, onward, _shift(xp, onward, -1), leap)
-                beta = xp.where((targets.frames == t + 1)[:, None], xp.where(final, 0.0, LOG_ZERO), beta)
+                beta = xp.where((targets.frames == t + 1)[:, None], xp.where(final[0] | final[1], 0.0, LOG_ZERO), beta)
                 share = xp.exp(alphas[t] + beta - safe[:, None])
                 share = xp.where(feasible[:, None] & (targets.frames > t)[:, None], share, 0.0)
-                for s in range(states.shape[1]):
-                    grad[t, at, states[:, s]] -= share[:, s]
+                grad[t] = -batch.ops.sum_by_column(share, states, log_probs.shape[2])
                 if self.wrt == "logits":
                     prob = xp.exp(log_probs[t].astype(np.float64)) * xp.sum(share, axis=1)[:, None]
                     grad[t] += xp.where((targets.frames > t)[:, None], prob, 0.0)

@@ -14,6 +14,7 @@ from ..base import ElementwiseLoss, RowLoss, Truths
 from ..checks import Interval, OneOf, check_domain, check_shape, describe, fail
 from ..config import register
 from ..ops import Array, Ops
+from ..ops.base import compute_dtype
 from ..truths import Labels
 from .labels import ClassWeight, NameOptions, class_weights
 
@@ -152,11 +153,11 @@ class MultiLabelSoftMargin(RowLoss, NameOptions):
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """Rows of numbers in [0, 1]."""
         x = batch.arrays[0]
-        if isinstance(truths, (list, tuple)) and len(batch.shape) == 2 and batch.lengths is None:
+        if isinstance(truths, (set, frozenset)) or isinstance(truths, (list, tuple)) and not _has_floats(truths):
             targets = self.labels.read_multi(batch, truths)
-            return Truths(targets.members(x.shape[1]).astype(x.dtype), targets.present)
+            return Truths(targets.members(x.shape[1]).astype(compute_dtype(x.dtype)), targets.present)
         truths = batch.join("truths", truths)
-        if batch.ops.on_device and isinstance(truths, np.ndarray):
+        if isinstance(truths, (list, tuple)) or (batch.ops.on_device and isinstance(truths, np.ndarray)):
             truths = batch.ops.asarray(truths)
         if not batch.ops.owns(truths) or truths.dtype.kind not in "fiub":
             expected = f"to be sets of labels or an array of shape {batch.shape} as guesses"
@@ -166,7 +167,7 @@ class MultiLabelSoftMargin(RowLoss, NameOptions):
         if check:
             kept = None if batch.kept is None else batch.kept.reshape(-1, 1)
             check_domain(batch.name, "truth values", rows, Interval(0.0, 1.0), kept, batch.place)
-        return Truths(rows.astype(x.dtype, copy=False))
+        return Truths(rows.astype(compute_dtype(x.dtype), copy=False))
 
     def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
         """The formula of BinaryCrossEntropyWithLogits, and a mean over each row."""
@@ -178,3 +179,10 @@ class MultiLabelSoftMargin(RowLoss, NameOptions):
             return xp.sum(values * share, axis=1), slope * share
 
         return batch.ops.rowwise(mean, (batch.arrays[0], truths.targets), row_weight, out)
+
+
+def _has_floats(truths: Any) -> bool:
+    """Whether nested lists hold numbers with points, or arrays of them: rows, where ints and names are labels."""
+    if isinstance(truths, (list, tuple)):
+        return any(map(_has_floats, truths))
+    return isinstance(truths, float) or getattr(getattr(truths, "dtype", None), "kind", "") == "f"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, Le
 
 from ..arrays import Batch
-from ..base import RowLoss, Truths
+from ..base import ReducedLoss, RowLoss, Truths
 from ..checks import on_host
 from ..config import register
 from ..ops import Array
@@ -75,6 +76,10 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
         yield from super().check_options()
         if self.per_token and self.reduction in ("sum", "none"):
             yield "per_token", f"needs a reduction that divides, got {self.reduction!r}"
+
+    @functools.cached_property
+    def _unreduced(self) -> ReducedLoss:
+        return replace(self, reduction="none", per_token=False)
 
     @property
     def unscaled(self) -> bool:
@@ -168,6 +173,6 @@ class NLL(RowLoss, NameOptions):
             rows, slope = xp.arange(len(x)), xp.zeros(x.shape, x.dtype)
             weight = 1.0 if weight is None else weight
             slope[rows, y] = -weight
-            return -weight * x[rows, y], slope
+            return xp.where(slope[rows, y] == 0, 0, -weight * x[rows, y]), slope
 
         return batch.ops.rowwise(pick, (batch.arrays[0], truths.targets, truths.counted), row_weight, out)

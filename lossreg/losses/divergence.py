@@ -43,7 +43,9 @@ class KLDivergence(ElementwiseLoss):
         """Value and slope."""
         if log_target:
             prob = xp.exp(truth)
-            return xp.where(prob == 0.0, 0.0 * prob, prob * (truth - guess)), -prob
+            nothing = xp.where(xp.isnan(guess), guess, 0.0 * prob)  # a NaN stays
+            return xp.where(prob == 0.0, nothing, prob * (truth - guess)), -prob
         positive = truth > 0.0
         log_truth = xp.log(xp.where(positive, truth, 0.0 * truth + 1.0))
-        return xp.where(positive, truth * (log_truth - guess), 0.0 * truth), -truth
+        nothing = xp.where(xp.isnan(guess), guess, 0.0 * truth)  # a NaN stays
+        return xp.where(positive, truth * (log_truth - guess), nothing), -truth

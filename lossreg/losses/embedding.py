@@ -85,13 +85,13 @@ class CosineEmbedding(_PairLoss):
         margin = self.margin
 
         def hinge(xp: Any, a: Array, b: Array, t: Array) -> tuple[Array, ...]:
-            aa, bb = (xp.sum(x * x, axis=1) + 1e-12 for x in (a, b))
-            norms = xp.sqrt(aa * bb)
-            cosine = xp.sum(a * b, axis=1) / norms
+            a_norm, b_norm = (xp.hypot(_length(xp, x), x.dtype.type(1e-6))[:, None] for x in (a, b))
+            a_unit, b_unit = a / a_norm, b / b_norm
+            cosine = xp.sum(a_unit * b_unit, axis=1)
             sign = xp.where(t > 0, -1.0, (cosine >= margin).astype(a.dtype))
             values = xp.where(t > 0, 1.0 - cosine, xp.maximum(cosine - margin, 0.0))
-            across, along = (sign / norms)[:, None], sign * cosine
-            return values, across * b - (along / aa)[:, None] * a, across * a - (along / bb)[:, None] * b
+            factor, along = sign[:, None], cosine[:, None]
+            return values, factor * (b_unit - along * a_unit) / a_norm, factor * (a_unit - along * b_unit) / b_norm
 
         return batch.ops.rowwise(hinge, (*batch.arrays, truths.targets), row_weight, out)
 
@@ -125,14 +125,12 @@ class CosineSimilarity(_PairLoss):
         eps = self.eps
 
         def cosine(xp: Any, a: Array, b: Array) -> tuple[Array, ...]:
-            lengths = [xp.sqrt(xp.sum(x * x, axis=1)) for x in (a, b)]
-            (a_norm, b_norm) = (xp.maximum(length, eps) for length in lengths)
-            values = xp.sum((a / a_norm[:, None]) * (b / b_norm[:, None]), axis=1)
-            across = (1 / (a_norm * b_norm))[:, None]
-            a_along, b_along = (
-                xp.where(length > eps, values / norm, 0.0) / norm for length, norm in zip(lengths, (a_norm, b_norm))
-            )
-            return values, across * b - a_along[:, None] * a, across * a - b_along[:, None] * b
+            lengths = [_length(xp, x)[:, None] for x in (a, b)]
+            a_norm, b_norm = (xp.maximum(length, eps) for length in lengths)
+            a_unit, b_unit = a / a_norm, b / b_norm
+            values = xp.sum(a_unit * b_unit, axis=1)
+            a_along, b_along = (xp.where(length > eps, values[:, None], 0.0) for length in lengths)
+            return values, (b_unit - a_along * a_unit) / a_norm, (a_unit - b_along * b_unit) / b_norm
 
         return batch.ops.rowwise(cosine, batch.arrays, row_weight, out)
 
@@ -291,6 +289,14 @@ class InfoNCE(CoupledLoss):
             return _unit_backprop(q, q_norm, d_cosine @ k), _unit_backprop(k, k_norm, d_cosine.T @ q)
 
         return values, backprop
+
+
+def _length(xp: Any, x: Array) -> Array:
+    """|x| of each row, scaled by its largest item first, so that no square overflows or vanishes."""
+    largest = xp.max(abs(x), axis=1)
+    unit = xp.where((largest == 0) | xp.isinf(largest), 1, largest)
+    scaled = x / unit[:, None]
+    return unit * xp.sqrt(xp.sum(scaled * scaled, axis=1))
 
 
 def _unit(xp: Any, x: Array) -> tuple[Array, Array]:

@@ -155,6 +155,13 @@ class Ops:
                 target[...] = self.scaled(slope, row_weight)
         return values
 
+    def sum_by_column(self, values: Array, columns: Array, width: int) -> Array:
+        """Sums of the values (N, L) of each row that belong to each of `width` columns (N, L)."""
+        total, rows = self.xp.zeros((len(values), width), values.dtype), self.xp.arange(len(values))
+        for i in range(values.shape[1]):
+            total[rows, columns[:, i]] += values[:, i]
+        return total
+
     # Row kernels
 
     def logsumexp_parts(self, x: Array, e: Array) -> tuple[Array, Array, Array]:

@@ -86,6 +86,11 @@ class NumpyOps(Ops):
         stacked = np.concatenate(found).reshape(shape) if found else np.zeros(shape) if values else None
         return stacked, total_sum
 
+    def sum_by_column(self, values: Array, columns: Array, width: int) -> Array:
+        """As the generic body, with one count over all rows."""
+        place = (np.arange(len(values))[:, None] * width + columns).ravel()
+        return np.bincount(place, weights=values.ravel(), minlength=len(values) * width).reshape(-1, width)
+
     def rowwise(
         self,
         function: Callable[..., tuple[Array, ...]],
