@@ -231,6 +231,19 @@ class Batch:
                 raise fail(self.name, f"{what} of sequence {i}", expected, describe(parts[i]))
         return self.ops.xp.concatenate(parts)
 
+    def real(self, what: str, value: Any) -> Array:
+        """Real numbers of the caller's, such as truths, as an array of the guesses' backend; sequences joined."""
+        value = self.join(what, value)
+        if isinstance(value, (list, tuple, int, float)) or (self.ops.on_device and isinstance(value, np.ndarray)):
+            try:
+                value = self.ops.asarray(value)
+            except ValueError:
+                raise fail(self.name, what, "to be an array", f"{describe(value)} of uneven parts") from None
+        array = real_array(self.name, what, value)
+        if not self.ops.owns(array):
+            raise fail(self.name, what, f"of {self.ops.name} as the guesses are", describe(array))
+        return array
+
     def check_sequences(self, what: str, value: Any) -> None:
         """Raise unless a value is a list with one part of the right length for each sequence."""
         lengths = self.lengths or ()

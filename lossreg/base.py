@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from .arrays import Batch, Layout, real_array
-from .checks import Interval, OneOf, check_domain, check_shape, describe, fail
+from .arrays import Batch, Layout
+from .checks import Interval, OneOf, check_domain, check_shape, fail
 from .ops import Array, Ops
 from .ops.base import compute_dtype
 from .reduction import NormalizeBy, Reduction, Weights, item_array, weigh
@@ -232,15 +232,7 @@ class ElementwiseLoss(ReducedLoss):
 
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """An array of the guesses' shape."""
-        truths = batch.join("truths", truths)
-        if isinstance(truths, (list, tuple, int, float)) or (batch.ops.on_device and isinstance(truths, np.ndarray)):
-            try:
-                truths = batch.ops.asarray(truths)
-            except ValueError:
-                raise fail(batch.name, "truths", "to be an array", f"{describe(truths)} of uneven parts") from None
-        targets = real_array(batch.name, "truths", truths)
-        if not batch.ops.owns(targets):
-            raise fail(batch.name, "truths", f"of {batch.ops.name} as the guesses are", describe(targets))
+        targets = batch.real("truths", truths)
         for x in batch.arrays[1:]:
             check_shape(batch.name, "guesses", x, batch.shape, self.inputs[0])
         if batch.layout == "broadcast" and tuple(targets.shape) != batch.shape:

@@ -53,8 +53,8 @@ class CTC(CoupledLoss, WrtOption):
     not fit its frames has value inf and slope 0; with zero_infinity both are 0. "mean" is the mean over the sequences
     of value / max(1, length of the target).
     Shapes: guesses, grad (T, N, C) or (T, C), log-probabilities; truths a tuple (targets, input_lengths,
-    target_lengths): targets (N, S), padded with anything, or one behind the other (sum of lengths,), ids other than
-    blank; lengths (N,) or ().   Gradient with respect to: `wrt`.
+    target_lengths): targets (N, S), padded with anything, lists of uneven lengths, or one behind the other
+    (sum of lengths,), ids other than blank; lengths (N,) or ().   Gradient with respect to: `wrt`.
     Errors: ValueError for a blank or an id out of range in a target, lengths that do not fit.
     Source: Graves et al. (2006), doi:10.1145/1143844.1143891; values as torch.nn.CTCLoss, whose gradient is that of
     wrt "logits".

@@ -6,12 +6,11 @@ import functools
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import numpy as np
 from annotated_types import Ge
 
 from ..arrays import Batch
 from ..base import ElementwiseLoss, RowLoss, Truths
-from ..checks import Interval, OneOf, check_domain, check_shape, describe, fail
+from ..checks import Interval, OneOf, check_domain, check_shape, fail
 from ..config import register
 from ..ops import Array, Ops
 from ..ops.base import compute_dtype
@@ -156,12 +155,7 @@ class MultiLabelSoftMargin(RowLoss, NameOptions):
         if isinstance(truths, (set, frozenset)) or isinstance(truths, (list, tuple)) and not _has_floats(truths):
             targets = self.labels.read_multi(batch, truths)
             return Truths(targets.members(x.shape[1]).astype(compute_dtype(x.dtype)), targets.present)
-        truths = batch.join("truths", truths)
-        if isinstance(truths, (list, tuple)) or (batch.ops.on_device and isinstance(truths, np.ndarray)):
-            truths = batch.ops.asarray(truths)
-        if not batch.ops.owns(truths) or truths.dtype.kind not in "fiub":
-            expected = f"to be sets of labels or an array of shape {batch.shape} as guesses"
-            raise fail(batch.name, "truths", expected, describe(truths))
+        truths = batch.real("truths", truths)
         check_shape(batch.name, "truths", truths, batch.shape, "guesses")
         rows = truths.reshape(x.shape)
         if check:

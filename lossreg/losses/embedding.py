@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from ..arrays import Batch, Layout, real_array
+from ..arrays import Batch, Layout
 from ..base import CoupledLoss, RowLoss, Truths
 from ..checks import OneOf, check_domain, check_shape, describe, fail
 from ..config import register
@@ -69,12 +69,7 @@ class CosineEmbedding(_PairLoss):
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """1 or -1 for each row."""
         self._same_shapes(batch)
-        truths = batch.join("truths", truths)
-        if isinstance(truths, (list, tuple, int, float, np.ndarray)) and not batch.ops.owns(truths):
-            truths = batch.ops.asarray(truths)
-        signs = real_array(batch.name, "truths", truths)
-        if not batch.ops.owns(signs):
-            raise fail(batch.name, "truths", f"of {batch.ops.name} as the guesses are", describe(signs))
+        signs = batch.real("truths", truths)
         check_shape(batch.name, "truths", signs, batch.values_shape, "guesses without their last axis")
         if check:
             check_domain(batch.name, "truths", signs, OneOf((1.0, -1.0)), batch.kept, batch.place)
