@@ -45,6 +45,7 @@ def test_gradient_lies_between_the_one_sided_slopes(row: Row, reduction: Any, ba
                     there = loss.get_loss(moved(guesses, at, index, h, row), truths)
                     sides.append((there - here) / h)
                 slack = 3e-8 + 3e-9 * (abs(here) + abs(slopes[index]))
+                assert np.isfinite(slopes[index])
                 assert min(sides) - slack <= slopes[index] <= max(sides) + slack, (index, sides, slopes[index])
 
 
