@@ -49,12 +49,12 @@ def frozen(tree: Any) -> Any:
     return tree
 
 
-def same(a: Any, b: Any, rtol: float = 0.0, atol: float = 0.0) -> None:
+def assert_same(a: Any, b: Any, rtol: float = 0.0, atol: float = 0.0) -> None:
     """Raise unless two trees hold the same numbers, with NaN equal to NaN."""
     if isinstance(a, (tuple, list)):
         assert type(a) is type(b)
         assert len(a) == len(b)
         for x, y in zip(a, b, strict=True):
-            same(x, y, rtol, atol)
+            assert_same(x, y, rtol, atol)
     else:
         np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)

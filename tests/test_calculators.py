@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import same
+from support import assert_same
 
 import lossreg
 from lossreg import Config, ConfigError, functional, loss, register, registry
@@ -19,10 +19,12 @@ def test_similarity_along_any_axis_of_a_cube(axis: int, rng: Any) -> None:
     grads = calculator.get_grad((a, b))
     last = loss("similar", axis=-1, reduction="sum")
     expected = last.get_grad((np.moveaxis(a, axis, -1), np.moveaxis(b, axis, -1)))
-    same(grads, tuple(np.moveaxis(g, -1, axis) for g in expected), rtol=1e-13)
+    assert_same(grads, tuple(np.moveaxis(g, -1, axis) for g in expected), rtol=1e-13)
     out = (np.empty_like(a), np.empty_like(b))
-    same(calculator.get_grad((a, b), out=out), grads)
-    same(calculator.get_loss((a, b)), last.get_loss((np.moveaxis(a, axis, -1), np.moveaxis(b, axis, -1))), rtol=1e-13)
+    assert_same(calculator.get_grad((a, b), out=out), grads)
+    assert_same(
+        calculator.get_loss((a, b)), last.get_loss((np.moveaxis(a, axis, -1), np.moveaxis(b, axis, -1))), rtol=1e-13
+    )
     with pytest.raises(ValueError, match="with 1 or more along axis 3"):
         loss("similar", axis=3)((a, b))
 
@@ -31,7 +33,7 @@ def test_square_class_axis_in_the_middle(rng: Any) -> None:
     x, y = rng.normal(size=(3, 3, 3)), rng.integers(0, 3, (3, 3))
     grad = loss("ce").get_grad(x, y)
     flat = loss("ce").get_grad(np.moveaxis(x, 1, -1).reshape(9, 3), y.ravel())
-    same(grad, np.moveaxis(flat.reshape(3, 3, 3), -1, 1), rtol=1e-14)
+    assert_same(grad, np.moveaxis(flat.reshape(3, 3, 3), -1, 1), rtol=1e-14)
 
 
 def test_sequences_that_cannot_be_joined_are_refused() -> None:
@@ -51,10 +53,10 @@ def test_label_sets_of_sequences(rng: Any) -> None:
         calculator = loss(alias)
         expected = calculator(flat, [{0}, {1, 2}, None])
         grads, value = calculator(guesses, [[{0}, [1, 2]], [], [None]])
-        same(value, expected[1])
-        same(np.concatenate(grads), expected[0])
+        assert_same(value, expected[1])
+        assert_same(np.concatenate(grads), expected[0])
     ids = [np.array([[0, -1, -1], [1, 2, -1]]), np.zeros((0, 3), int), np.array([[-1, -1, -1]])]
-    same(loss("multilabel").get_loss(guesses, ids), loss("multilabel").get_loss(flat, [{0}, {1, 2}, set()]))
+    assert_same(loss("multilabel").get_loss(guesses, ids), loss("multilabel").get_loss(flat, [{0}, {1, 2}, set()]))
 
 
 def test_plain_lists_as_the_pages_of_others_write_them() -> None:
@@ -95,10 +97,10 @@ def test_cosines_of_long_and_short_vectors(dtype: Any, sizes: Any, rng: Any) -> 
         x, y = a * dtype(size), b * dtype(size)
         if size > 1e-5:
             grads, values = loss("similar")((x, y))
-            same(values, np.array([expected]), rtol=rtol)
+            assert_same(values, np.array([expected]), rtol=rtol)
             assert all(np.isfinite(g).all() for g in grads)
             grads, value = loss("cosineloss")((x, y), [1])
-            same(value, 1 - expected, rtol=rtol, atol=rtol)
+            assert_same(value, 1 - expected, rtol=rtol, atol=rtol)
             assert all(np.isfinite(g).all() for g in grads)
         else:  # lengths below 1e-6 count less and less
             assert loss("cosineloss").get_loss((x, y), [1]) >= 1 - abs(expected)
@@ -119,7 +121,7 @@ def test_slopes_of_what_is_repeated_are_added_in_float32() -> None:
     out = (np.empty((1, 1)), np.empty((3, 1)))
     got = loss("margin", 1.0).get_grad((np.zeros((1, 1)), np.zeros((3, 1))), [[-1.0]], out=out)
     assert got is out
-    same(out, (np.array([[1.0]]), np.full((3, 1), -1 / 3)))
+    assert_same(out, (np.array([[1.0]]), np.full((3, 1), -1 / 3)))
 
 
 def test_a_class_of_weight_zero_may_be_impossible() -> None:
@@ -128,7 +130,7 @@ def test_a_class_of_weight_zero_may_be_impossible() -> None:
 
 def test_values_of_a_calculator_per_token(rng: Any) -> None:
     x = rng.normal(size=(4, 3))
-    same(loss("ce", per_token=True).get_values(x, [0, 1, 2, 0]), loss("ce").get_values(x, [0, 1, 2, 0]))
+    assert_same(loss("ce", per_token=True).get_values(x, [0, 1, 2, 0]), loss("ce").get_values(x, [0, 1, 2, 0]))
 
 
 def test_ctc_targets_in_uneven_lists_and_behind_each_other_with_a_mask(rng: Any) -> None:
@@ -138,9 +140,9 @@ def test_ctc_targets_in_uneven_lists_and_behind_each_other_with_a_mask(rng: Any)
     padded = (np.array([[1, 2, 9], [3, 9, 9], [4, 1, 2]]), frames, lengths)
     expected = loss("ctc", reduction="none")(x, padded)
     for targets in ([[1, 2], [3], [4, 1, 2]], [1, 2, 3, 4, 1, 2], np.array([1, 2, 3, 4, 1, 2])):
-        same(loss("ctc", reduction="none")(x, (targets, frames, lengths)), expected)
+        assert_same(loss("ctc", reduction="none")(x, (targets, frames, lengths)), expected)
         masked = loss("ctc", reduction="sum").get_loss(x, (targets, frames, lengths), mask=[1, 0, 1])
-        same(masked, expected[1][[0, 2]].sum(), rtol=1e-14)
+        assert_same(masked, expected[1][[0, 2]].sum(), rtol=1e-14)
     assert functional.ctc(x, [[1, 2], [3], [4, 1, 2]], frames, lengths, reduction="sum") == pytest.approx(
         expected[1].sum()
     )

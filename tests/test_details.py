@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import standin_cupy
-from support import each, leaves, same
+from support import assert_same, each, leaves
 from table import ROWS, TRUE_ROWS, Row
 
 import lossreg
@@ -268,11 +268,11 @@ def test_single_points(
 ) -> None:
     loss = make(name, **options, reduction="sum")
     got = loss.get_values(guesses, truths)
-    same(got, values, rtol=1e-12, atol=1e-11)
+    assert_same(got, values, rtol=1e-12, atol=1e-11)
     found, total = loss(guesses, truths)
-    same(total, values.sum(), rtol=1e-12, atol=1e-11)
+    assert_same(total, values.sum(), rtol=1e-12, atol=1e-11)
     if grad is not None:
-        same(found, grad, rtol=1e-11, atol=1e-11)
+        assert_same(found, grad, rtol=1e-11, atol=1e-11)
 
 
 def test_a_vector_of_zeros_gets_no_gradient() -> None:
@@ -336,8 +336,8 @@ def test_length_of_vectors_does_not_count(rng: Any) -> None:
     for scale in (1e200, 1e-200):
         (found_queries, found_keys), found = make("InfoNCE.v1")((queries * scale, keys / scale))
         assert found == pytest.approx(value, rel=1e-13)
-        same(found_queries * scale, d_queries, rtol=1e-11, atol=1e-14)
-        same(found_keys / scale, d_keys, rtol=1e-11, atol=1e-14)
+        assert_same(found_queries * scale, d_queries, rtol=1e-11, atol=1e-14)
+        assert_same(found_keys / scale, d_keys, rtol=1e-11, atol=1e-14)
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
@@ -351,18 +351,18 @@ def test_smoothing_without_weights(n: int, rng: Any) -> None:
     nll = -log_softmax(x)
     at = nll[np.arange(n), y]
     grad, values = make("CrossEntropy.v1", label_smoothing=e, reduction="none")(x, y)
-    same(values, (1 - e) * at + e / classes * nll.sum(axis=1), rtol=1e-13)
-    same(grad, np.exp(-nll) - (1 - e) * np.eye(5)[y] - e / classes, atol=1e-14)
+    assert_same(values, (1 - e) * at + e / classes * nll.sum(axis=1), rtol=1e-13)
+    assert_same(grad, np.exp(-nll) - (1 - e) * np.eye(5)[y] - e / classes, atol=1e-14)
     grad, values = make("CategoricalCrossentropy.v4", label_smoothing=e, reduction="none")(np.exp(-nll), y)
-    same(values, (1 - e) * at + e / (classes - 1) * (nll.sum(axis=1) - at), rtol=1e-13)
-    same(grad, np.exp(-nll) - (1 - e) * np.eye(5)[y] - e / (classes - 1) * (1 - np.eye(5)[y]), atol=1e-14)
+    assert_same(values, (1 - e) * at + e / (classes - 1) * (nll.sum(axis=1) - at), rtol=1e-13)
+    assert_same(grad, np.exp(-nll) - (1 - e) * np.eye(5)[y] - e / (classes - 1) * (1 - np.eye(5)[y]), atol=1e-14)
 
 
 @pytest.mark.parametrize("name", ["CrossEntropy.v1", "NLL.v1"])
 def test_minus_100_means_not_known(name: str) -> None:
     x = log_softmax(np.array([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]]))
     grad, value = make(name)(x, [2, -100])
-    same(value, make(name)(x[:1], [2])[1], rtol=1e-15)
+    assert_same(value, make(name)(x[:1], [2])[1], rtol=1e-15)
     assert not grad[1].any()
     for wrong in (-99, -101, 100, -1, 3):
         with pytest.raises(ValueError, match=f"undeclared id {wrong} in row 1"):
@@ -374,10 +374,10 @@ def test_cosines_along_any_axis(axis: int, rng: Any) -> None:
     a, b = rng.normal(size=(2, 2, 3, 4))
     (d_a, d_b), values = make("CosineSimilarity.v1", axis=axis)((a, b))
     lengths = np.sqrt((a * a).sum(axis=axis)) * np.sqrt((b * b).sum(axis=axis))
-    same(values, (a * b).sum(axis=axis) / lengths, rtol=1e-13)
+    assert_same(values, (a * b).sum(axis=axis) / lengths, rtol=1e-13)
     assert d_a.shape == d_b.shape == (2, 3, 4)
-    same((d_a * a).sum(axis=axis), np.zeros_like(values), atol=1e-14)  # a longer vector is no nearer
-    same((d_a * b).sum(axis=axis), (1 - values**2) * (b * b).sum(axis=axis) / lengths, rtol=1e-12, atol=1e-13)
+    assert_same((d_a * a).sum(axis=axis), np.zeros_like(values), atol=1e-14)  # a longer vector is no nearer
+    assert_same((d_a * b).sum(axis=axis), (1 - values**2) * (b * b).sum(axis=axis) / lengths, rtol=1e-12, atol=1e-13)
 
 
 def test_signs_come_in_lists_and_numbers(rng: Any) -> None:
@@ -385,9 +385,9 @@ def test_signs_come_in_lists_and_numbers(rng: Any) -> None:
     loss = make("CosineEmbedding.v1", margin=-0.9)
     expected = loss((a, b), np.array([1.0, -1.0, 1.0]))
     for truths in ([1, -1, 1], (1.0, -1.0, 1.0), np.array([1, -1, 1], "i1")):
-        same(loss((a, b), truths), expected)
+        assert_same(loss((a, b), truths), expected)
     for truth in (1, 1.0, np.array(1)):
-        same(loss.get_loss((a[0], b[0]), truth), loss.get_loss((a[:1], b[:1]), [1]))
+        assert_same(loss.get_loss((a[0], b[0]), truth), loss.get_loss((a[:1], b[:1]), [1]))
     with pytest.raises(ValueError, match="expected truths"):
         loss((a, b), "abc")
     assert make("CosineEmbedding.v1", validate="shape").get_loss((a, b), [1.0, 0.5, -1.0]) is not None
@@ -433,17 +433,17 @@ def test_ctc_of_all_short_targets(blank: int, wrt: Any, rng: Any) -> None:
     for form in (padded, flat):
         loss = make("CTC.v1", blank=blank, wrt=wrt, reduction="none")
         grad, found = loss(x, (form, frames, lengths))
-        same(found, values, rtol=1e-12, atol=1e-14)
-        same(grad, slopes, rtol=1e-11, atol=1e-13)
+        assert_same(found, values, rtol=1e-12, atol=1e-14)
+        assert_same(grad, slopes, rtol=1e-11, atol=1e-13)
         loss = make("CTC.v1", blank=blank, wrt=wrt, zero_infinity=True, reduction="sum")
         grad, found = loss(x, (form, frames, lengths))
-        same(found, values[np.isfinite(values)].sum(), rtol=1e-12)
-        same(grad, slopes, rtol=1e-11, atol=1e-13)
+        assert_same(found, values[np.isfinite(values)].sum(), rtol=1e-12)
+        assert_same(grad, slopes, rtol=1e-11, atol=1e-13)
         loss = make("CTC.v1", blank=blank, wrt=wrt, zero_infinity=True)
         grad, found = loss(x, (form, frames, lengths))
         divisors = np.maximum(lengths, 1) * len(cases)
-        same(found, np.where(np.isinf(values), 0, values / divisors).sum(), rtol=1e-12)
-        same(grad, slopes / divisors[None, :, None], rtol=1e-11, atol=1e-14)
+        assert_same(found, np.where(np.isinf(values), 0, values / divisors).sum(), rtol=1e-12)
+        assert_same(grad, slopes / divisors[None, :, None], rtol=1e-11, atol=1e-14)
     assert make("CTC.v1", blank=blank).get_loss(x, (padded, frames, lengths)) == inf
 
 
@@ -462,13 +462,13 @@ def test_ctc_of_one_sequence(rng: Any) -> None:
         ([1, 2, 7], 4, 2),
     ):
         grad, value = make("CTC.v1", reduction="sum")(x, truths)
-        same(value, expected, rtol=1e-13)
-        same(grad, slope, rtol=1e-12, atol=1e-15)
+        assert_same(value, expected, rtol=1e-13)
+        assert_same(grad, slope, rtol=1e-12, atol=1e-15)
     for n in (1, 2):
         batch = log_rows(rng, 4, n, 3)
         for empty in (np.zeros((n, 0), int), np.zeros(0, int), np.zeros((n, 0))):
             values = make("CTC.v1", reduction="none").get_loss(batch, (empty, [4] * n, [0] * n))
-            same(values, -batch[:, :, 0].sum(axis=0), rtol=1e-13)
+            assert_same(values, -batch[:, :, 0].sum(axis=0), rtol=1e-13)
 
 
 def test_ctc_leaves_masked_sequences_out(rng: Any) -> None:
@@ -478,7 +478,7 @@ def test_ctc_leaves_masked_sequences_out(rng: Any) -> None:
     for validate in ("auto", "full"):
         grad, value = make("CTC.v1", validate=validate)(x, truths, mask=[1, 0, 1])
         expected = make("CTC.v1")(x[:, [0, 2]], kept)
-        same((grad[:, [0, 2]], value), expected, rtol=1e-14)
+        assert_same((grad[:, [0, 2]], value), expected, rtol=1e-14)
         assert not grad[:, 1].any()
 
 
@@ -557,22 +557,22 @@ def test_thincs_cross_entropies(options: dict[str, Any], truths: Any, version: s
     for normalize, divisor in ((True, 4), (False, 1)):
         loss = make(f"CategoricalCrossentropy.{version}", normalize=normalize, **options)
         grad, value = loss(p, truths)
-        same(grad, expected / divisor, rtol=1e-6, atol=1e-7)  # targets are kept in float32
-        same(value, ((expected / divisor) ** 2).sum(), rtol=1e-6)
+        assert_same(grad, expected / divisor, rtol=1e-6, atol=1e-7)  # targets are kept in float32
+        assert_same(value, ((expected / divisor) ** 2).sum(), rtol=1e-6)
         sequences = make(f"SequenceCategoricalCrossentropy.{version}", normalize=normalize, **options)
         parts = (slice(0, 1), slice(1, 1), slice(1, 4))
         divisor = 3 if normalize else 1
         grads, value = sequences([p[part] for part in parts], [truths[part] for part in parts])
         assert [len(part) for part in grads] == [1, 0, 3]
-        same(np.concatenate(grads), expected / divisor, rtol=1e-6, atol=1e-7)
-        same(value, ((expected / divisor) ** 2).sum(), rtol=1e-6)
+        assert_same(np.concatenate(grads), expected / divisor, rtol=1e-6, atol=1e-7)
+        assert_same(value, ((expected / divisor) ** 2).sum(), rtol=1e-6)
 
 
 def test_thincs_targets_are_float32(rng: Any) -> None:
     p = rng.random((1, 3))
     grad = make("CategoricalCrossentropy.v3", label_smoothing=0.1)(p, [1])[0]
     on, off = float(np.float32(0.9)), float(np.float32(0.05))
-    same(grad, p - np.array([[off, on, off]]), rtol=1e-15, atol=1e-16)
+    assert_same(grad, p - np.array([[off, on, off]]), rtol=1e-15, atol=1e-16)
     assert make("CategoricalCrossentropy.v3", label_smoothing=0.1)(p.astype("f"), [1])[0].dtype == np.float32
 
 
@@ -581,8 +581,8 @@ def test_thincs_distance(shape: tuple[int, ...], rng: Any) -> None:
     x, t = rng.normal(size=(2, *shape))
     for normalize, divisor in ((True, max(len(x), 1)), (False, 1)):
         grad, value = make("L2Distance.v1", normalize=normalize)(x, t)
-        same(grad, (x - t) / divisor, rtol=1e-14)
-        same(value, (((x - t) / divisor) ** 2).sum(), rtol=1e-14)
+        assert_same(grad, (x - t) / divisor, rtol=1e-14)
+        assert_same(value, (((x - t) / divisor) ** 2).sum(), rtol=1e-14)
 
 
 @pytest.mark.parametrize("ignore_zeros", [False, True])
@@ -603,10 +603,10 @@ def test_thincs_cosine_distance(ignore_zeros: bool, normalize: bool, rng: Any) -
             expected[i] = -(u[i] / (y_norm * u_norm) - cosine * y[i] / y_norm**2)
             total += abs(cosine - 1)
     divisor = 5 if normalize else 1
-    same(grad, expected / divisor, rtol=1e-12, atol=1e-15)
-    same(value, total / divisor, rtol=1e-13)
-    same(loss.get_loss(x, t), value)
-    same(loss.get_similarity(x, t), np.array(cosines)[:, None], rtol=1e-13)
+    assert_same(grad, expected / divisor, rtol=1e-12, atol=1e-15)
+    assert_same(value, total / divisor, rtol=1e-13)
+    assert_same(loss.get_loss(x, t), value)
+    assert_same(loss.get_similarity(x, t), np.array(cosines)[:, None], rtol=1e-13)
 
 
 @pytest.mark.parametrize("name", ["L2Distance.v1", "CosineDistance.v1"])
@@ -621,11 +621,11 @@ def test_dtypes_of_thincs_distances(name: str, rng: Any) -> None:
         for truths in (t, t.astype("f4"), t.astype("f2")):
             grad, value = make(name)(guesses, truths)
             assert grad.dtype == (dtype if dtype[0] == "f" else "f8")
-            same(grad, wide[0], rtol=2e-3 if dtype == "f2" else 3e-6, atol=1e-3 if dtype == "f2" else 1e-6)
-            same(value, wide[1], rtol=1e-5)
-        same(make(name)(guesses, t)[1], wide[1], rtol=1e-12)
-    same(make(name)(x, t.astype("i4")), make(name)(x, t.astype("i4").astype("f8")))
-    same((exact, exact_value), make(name)(x.astype("f4"), t), rtol=1e-6, atol=1e-7)
+            assert_same(grad, wide[0], rtol=2e-3 if dtype == "f2" else 3e-6, atol=1e-3 if dtype == "f2" else 1e-6)
+            assert_same(value, wide[1], rtol=1e-5)
+        assert_same(make(name)(guesses, t)[1], wide[1], rtol=1e-12)
+    assert_same(make(name)(x, t.astype("i4")), make(name)(x, t.astype("i4").astype("f8")))
+    assert_same((exact, exact_value), make(name)(x.astype("f4"), t), rtol=1e-6, atol=1e-7)
 
 
 def test_what_thincs_distances_refuse() -> None:
@@ -680,7 +680,7 @@ def test_sequences_are_divided_by_tokens_or_by_their_number(rng: Any) -> None:
         (dict(normalize_by_sequence=True, reduction="sum"), 1), (dict(reduction="batch_mean"), 3),
     ):  # fmt: skip
         loss = make("SequenceCategoricalCrossentropy.v4", **options)
-        same(loss.get_loss(parts, truths), values.sum() / divisor, rtol=1e-13)
+        assert_same(loss.get_loss(parts, truths), values.sum() / divisor, rtol=1e-13)
     assert loss.get_values(parts, truths)[2][1] == 0
 
 
@@ -695,9 +695,9 @@ def test_weights_of_binary_classes_go_along_the_last_axis(shape: tuple[int, ...]
         loss = make("BinaryCrossEntropyWithLogits.v1", pos_weight=positive, class_weight=weight, reduction="none")
         log_yes, log_no = -np.log1p(np.exp(-x)), -np.log1p(np.exp(x))
         grad, values = loss(x, t)
-        same(values, (-weight * (positive * t * log_yes + (1 - t) * log_no)).reshape(shape), rtol=1e-12)
+        assert_same(values, (-weight * (positive * t * log_yes + (1 - t) * log_no)).reshape(shape), rtol=1e-12)
         s = 1 / (1 + np.exp(-x))
-        same(grad, (weight * ((1 - t) * s - positive * t * (1 - s))).reshape(shape), rtol=1e-11, atol=1e-15)
+        assert_same(grad, (weight * ((1 - t) * s - positive * t * (1 - s))).reshape(shape), rtol=1e-11, atol=1e-15)
     for option in ("pos_weight", "class_weight"):
         for wrong in (n + 1, n + 2):
             with pytest.raises(
@@ -715,15 +715,15 @@ def test_label_sets_rows_and_a_masked_row(weight: Any, rng: Any) -> None:
     loss = make("MultiLabelSoftMargin.v1", class_weight=weight, names=["a", "b", "c"], reduction="none")
     for truths in (t, t.astype("i1"), t.astype(bool), [{0, "c"}, set(), ["a", "b", 2]], ([0, 2], [], (0, 1, 2))):
         grad, found = loss(x, truths)
-        same(found, values, rtol=1e-12)
-        same(grad, w * (s - t) / 3, rtol=1e-12, atol=1e-15)
-    same(loss.get_loss(x, [{0, 2}, None, {0, 1, 2}]), values * [1, 0, 1], rtol=1e-12)
+        assert_same(found, values, rtol=1e-12)
+        assert_same(grad, w * (s - t) / 3, rtol=1e-12, atol=1e-15)
+    assert_same(loss.get_loss(x, [{0, 2}, None, {0, 1, 2}]), values * [1, 0, 1], rtol=1e-12)
     spoiled = t.copy()
     spoiled[1] = 7
-    same(loss.get_loss(x, spoiled, mask=[1, 0, 1]), values * [1, 0, 1], rtol=1e-12)
-    same(loss.get_loss(x[0], t[0]), values[0], rtol=1e-12)
-    same(loss.get_loss(np.stack([x, x]), np.stack([t, t])), np.stack([values, values]), rtol=1e-12)
-    same(loss.get_loss([x, x[:1]], [t, t[:1]]), [values, values[:1]], rtol=1e-12)
+    assert_same(loss.get_loss(x, spoiled, mask=[1, 0, 1]), values * [1, 0, 1], rtol=1e-12)
+    assert_same(loss.get_loss(x[0], t[0]), values[0], rtol=1e-12)
+    assert_same(loss.get_loss(np.stack([x, x]), np.stack([t, t])), np.stack([values, values]), rtol=1e-12)
+    assert_same(loss.get_loss([x, x[:1]], [t, t[:1]]), [values, values[:1]], rtol=1e-12)
     for wrong in ("abc", t[:2], t.astype(complex), None):
         with pytest.raises(ValueError, match="expected truths"):
             loss(x, wrong)
@@ -746,7 +746,7 @@ def test_ctc_of_a_long_sequence_stays_in_log_space(wrt: Any) -> None:
     grad, value = make("CTC.v1", wrt=wrt, reduction="sum")(x, ([target], [frames], [len(target)]))
     count = math.comb(frames + len(target), 2 * len(target))
     assert value == pytest.approx(frames * np.log(classes) - math.log(count), rel=1e-11)
-    same(grad.sum(axis=2), np.full((frames, 1), -1.0 if wrt == "log_probs" else 0.0), rtol=1e-9, atol=1e-9)
+    assert_same(grad.sum(axis=2), np.full((frames, 1), -1.0 if wrt == "log_probs" else 0.0), rtol=1e-9, atol=1e-9)
     confident = np.where(np.eye(classes)[[0] * frames] > 0, np.log1p(-3e-300), np.log(1e-300))[:, None]
     value = make("CTC.v1", reduction="sum").get_loss(confident, ([target], [frames], [len(target)]))
     assert value == pytest.approx(4 * 300 * np.log(10) - math.log(math.comb(frames, 4)), rel=1e-11)
@@ -758,7 +758,7 @@ def test_ctc_of_a_sequence_without_weight_may_hold_anything(rng: Any) -> None:
     expected = make("CTC.v1", reduction="sum")(x[:, :1], ([[1, 2]], [4], [2]))
     x[:, 1] = nan
     grad, value = make("CTC.v1", reduction="sum")(x, truths, sample_weight=[1.0, 0.0])
-    same((grad[:, :1], value), expected, rtol=1e-14)
+    assert_same((grad[:, :1], value), expected, rtol=1e-14)
     assert not grad[:, 1].any()
     grad, values = make("CTC.v1", reduction="none")(x, truths)
     assert np.isnan(values).tolist() == [False, True]
@@ -771,8 +771,8 @@ def test_smoothing_of_two_classes(name: str) -> None:
     """All of the share goes to the one other class."""
     p = np.array([[0.3, 0.7]])
     grad = make(name, label_smoothing=0.25)(p, [1])[0]
-    same(grad, np.array([[0.05, -0.05]]), rtol=1e-6)
-    same(make(name, label_smoothing=0.25)(p[[0, 0]], [1, 1])[0], np.array([[0.025, -0.025]] * 2), rtol=1e-6)
+    assert_same(grad, np.array([[0.05, -0.05]]), rtol=1e-6)
+    assert_same(make(name, label_smoothing=0.25)(p[[0, 0]], [1, 1])[0], np.array([[0.025, -0.025]] * 2), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["SequenceCategoricalCrossentropy.v3", "SequenceCategoricalCrossentropy.v4"])
@@ -784,7 +784,7 @@ def test_sequences_are_matrices(name: str) -> None:
         make(name)([p.tolist(), p], [[0, 1], [0, 1]])
     with pytest.raises(ValueError, match=r"to be a list of arrays \(Ni, C\), got 3"):
         make(name)(3, [])
-    same(make(name)(np.stack([p, p]), np.array([[0, 1], [1, 0]]))[1], make(name)([p, p], [[0, 1], [1, 0]])[1])
+    assert_same(make(name)(np.stack([p, p]), np.array([[0, 1], [1, 0]]))[1], make(name)([p, p], [[0, 1], [1, 0]])[1])
     with pytest.raises(ValueError, match=r"expected guesses of shape \(N, C\), got shape \(1, 2, 2\)"):
         make("CategoricalCrossentropy.v3")(p[None], [[0, 1]])
 
@@ -801,7 +801,7 @@ def test_numbers_on_the_host_go_to_a_device(rng: Any) -> None:
             for validate in ("auto", "shape"):
                 found = make(name, validate=validate).get_loss(each(cupy.asarray, guesses), truths)
                 with standin_cupy.allow_reading():
-                    same(found.get(), value, rtol=1e-13)
+                    assert_same(found.get(), value, rtol=1e-13)
             with standin_cupy.allow_reading(), pytest.raises(ValueError, match="expected truth"):
                 make(name, validate="full")(each(cupy.asarray, guesses), np.asarray(truths) * 7)
 
@@ -824,7 +824,7 @@ def test_ctc_reads_no_frame_past_the_end(wrt: Any, bad: float, rng: Any) -> None
     expected = make("CTC.v1", wrt=wrt)(x, truths)
     x[3:, 0] = bad
     grad, value = make("CTC.v1", wrt=wrt)(x, truths)
-    same((grad, value), expected, rtol=1e-14)
+    assert_same((grad, value), expected, rtol=1e-14)
     assert not grad[3:, 0].any()
 
 
@@ -850,10 +850,10 @@ def test_the_first_five_rows_that_are_not_finite(bad: int, more: str) -> None:
 
 def test_one_row_is_divided_by_one() -> None:
     x, t = np.array([[3.0, 4.0]]), np.array([[0.0, 2.0]])
-    same(make("L2Distance.v1")(x, t), (x - t, 13.0), rtol=1e-15)
+    assert_same(make("L2Distance.v1")(x, t), (x - t, 13.0), rtol=1e-15)
     assert make("CosineDistance.v1").get_loss(x, t) == pytest.approx(0.2, rel=1e-6)
     p = np.array([[0.25, 0.75]])
-    same(make("CategoricalCrossentropy.v3")(p, [1]), (np.array([[0.25, -0.25]]), 0.125), rtol=1e-15)
+    assert_same(make("CategoricalCrossentropy.v3")(p, [1]), (np.array([[0.25, -0.25]]), 0.125), rtol=1e-15)
 
 
 def test_no_rows_of_one_class() -> None:
@@ -881,7 +881,7 @@ def test_no_floating_point_error_reaches_the_caller(name: str, guesses: Any, tru
     for call in (getattr(loss, call) for call in calls if hasattr(loss, call)):
         expected = call(guesses, truths)
         with np.errstate(all="raise"):
-            same(call(guesses, truths), expected)
+            assert_same(call(guesses, truths), expected)
 
 
 @pytest.mark.parametrize("scale", [1e200, 1e-200])
@@ -889,29 +889,29 @@ def test_cosines_of_vectors_whose_squares_overflow_or_vanish(scale: float, rng: 
     a, b = rng.normal(size=(2, 3, 4))
     (d_a, d_b), value = make("CosineSimilarity.v1", eps=1e-300)((a, b))
     (found_a, found_b), found = make("CosineSimilarity.v1", eps=1e-300)((a * scale, b / scale))
-    same(found, value, rtol=1e-13)
-    same(found_a * scale, d_a, rtol=1e-11, atol=1e-14)
-    same(found_b / scale, d_b, rtol=1e-11, atol=1e-14)
+    assert_same(found, value, rtol=1e-13)
+    assert_same(found_a * scale, d_a, rtol=1e-11, atol=1e-14)
+    assert_same(found_b / scale, d_b, rtol=1e-11, atol=1e-14)
     large = make("CosineEmbedding.v1", reduction="none")
-    same(large.get_loss((a * 1e200, b * 1e200), np.ones(3)), 1 - value, rtol=1e-13)
+    assert_same(large.get_loss((a * 1e200, b * 1e200), np.ones(3)), 1 - value, rtol=1e-13)
 
 
 def test_cosines_of_vectors_of_zeros() -> None:
     zeros, ones = np.zeros((1, 4)), np.ones((1, 4))
     (d_a, d_b), value = make("CosineSimilarity.v1", eps=0.5)((zeros, ones))
-    same((value, d_a, d_b), (np.zeros(1), np.full((1, 4), 1.0), zeros), atol=1e-15)  # b / (eps |b|)
+    assert_same((value, d_a, d_b), (np.zeros(1), np.full((1, 4), 1.0), zeros), atol=1e-15)  # b / (eps |b|)
     for sign, expected in ((1.0, 1.0), (-1.0, 0.0)):
         (d_a, d_b), value = make("CosineEmbedding.v1")((zeros, ones), [sign])
         assert value == expected
-        same((d_a, d_b), (np.full((1, 4), -sign * 5e5), zeros), rtol=1e-11)  # b / (1e-6 |b|)
-    same(make("CosineSimilarity.v1")((zeros, zeros)), ((zeros, zeros), np.zeros(1)))
+        assert_same((d_a, d_b), (np.full((1, 4), -sign * 5e5), zeros), rtol=1e-11)  # b / (1e-6 |b|)
+    assert_same(make("CosineSimilarity.v1")((zeros, zeros)), ((zeros, zeros), np.zeros(1)))
 
 
 def test_ctc_targets_in_lists_of_uneven_lengths(rng: Any) -> None:
     x = log_rows(rng, 6, 4, 4)
     lists, lengths = [[1, 2, 3], [1], [], [2, 3]], [3, 1, 0, 2]
     padded = np.array([[1, 2, 3], [1, 0, 0], [0, 0, 0], [2, 3, 0]])
-    same(make("CTC.v1")(x, (lists, [6] * 4, lengths)), make("CTC.v1")(x, (padded, [6] * 4, lengths)))
+    assert_same(make("CTC.v1")(x, (lists, [6] * 4, lengths)), make("CTC.v1")(x, (padded, [6] * 4, lengths)))
 
 
 @pytest.mark.parametrize("p", [1.5, 2.0, 3.0, inf])
@@ -919,19 +919,19 @@ def test_a_distance_to_infinity(p: float) -> None:
     """The component that is infinitely far is all of the length."""
     (d_a, d_b), value = make("PairwiseDistance.v1", p=p)((np.array([[1.0, -inf, 2.0]]), np.zeros((1, 3))))
     assert value == inf
-    same((d_a, d_b), (np.array([[0.0, -1.0, 0.0]]), np.array([[0.0, 1.0, 0.0]])))
+    assert_same((d_a, d_b), (np.array([[0.0, -1.0, 0.0]]), np.array([[0.0, 1.0, 0.0]])))
 
 
 def test_a_class_of_weight_zero_costs_nothing() -> None:
     """Also where its log-probability is -inf."""
     x = np.array([[-inf, -1.0], [-1.0, -2.0]])
     loss = make("NLL.v1", class_weight=[0.0, 2.0], reduction="sum")
-    same(loss.get_values(x, [0, 1]), np.array([0.0, 4.0]))
-    same(loss(x, [0, 1]), (np.array([[0.0, 0.0], [0.0, -2.0]]), 4.0))
-    same(loss.get_loss(x[1:], [0]), 0.0)
+    assert_same(loss.get_values(x, [0, 1]), np.array([0.0, 4.0]))
+    assert_same(loss(x, [0, 1]), (np.array([[0.0, 0.0], [0.0, -2.0]]), 4.0))
+    assert_same(loss.get_loss(x[1:], [0]), 0.0)
 
 
 def test_label_sets_in_arrays_of_ids(rng: Any) -> None:
     x = rng.normal(size=(2, 3))
     for name in ("MultiLabelSoftMargin.v1", "MultiLabelMargin.v1"):
-        same(make(name)(x, [np.array([0, 2]), np.array([1])]), make(name)(x, [{0, 2}, {1}]))
+        assert_same(make(name)(x, [np.array([0, 2]), np.array([1])]), make(name)(x, [{0, 2}, {1}]))

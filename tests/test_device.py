@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import standin_cupy
-from support import count, each, item_mask, leaves, same
+from support import assert_same, count, each, item_mask, leaves
 from table import ROWS, TRUE_ROWS, Row
 
 import lossreg
@@ -47,8 +47,8 @@ def test_same_numbers_on_a_device_and_nothing_is_read(row: Row, dtype: Any, cupy
     assert value.shape == ()
     assert all(type(part) is cupy.ndarray and part.dtype == dtype for part in leaves(grad))
     rtol = {2: 1e-2, 4: 1e-5, 8: 1e-13}[np.dtype(dtype).itemsize]
-    same((to_host(grad), to_host(value)), expected, rtol=rtol, atol=rtol * 1e-2)
-    same(to_host(loss.get_loss(d_guesses, d_truths)), to_host(value))
+    assert_same((to_host(grad), to_host(value)), expected, rtol=rtol, atol=rtol * 1e-2)
+    assert_same(to_host(loss.get_loss(d_guesses, d_truths)), to_host(value))
 
 
 @pytest.mark.parametrize("row", TRUE_ROWS, ids=lambda row: row.id)
@@ -66,14 +66,14 @@ def test_masks_weights_and_states_stay_on_the_device(row: Row, reduction: Any, c
     d_guesses = to_device(cupy, guesses)
     d_truths = truths if row.host_truths else to_device(cupy, truths)
     d_masks = {name: to_device(cupy, mask) for name, mask in masks.items()}
-    same(to_host(loss(d_guesses, d_truths, **d_masks)), expected, rtol=1e-12, atol=1e-16)
+    assert_same(to_host(loss(d_guesses, d_truths, **d_masks)), expected, rtol=1e-12, atol=1e-16)
     nothing = {"mask": each(lambda m: m & False, d_masks["mask"])}
     for part in leaves(to_host(loss(d_guesses, d_truths, **nothing))):
         assert not np.any(part)
     if reduction != "none":
         state = loss.get_state(d_guesses, d_truths, **d_masks)
         merged = state.merge(state).merge(loss.empty())
-        same(to_host(merged.compute()), 2 * expected[1] if reduction == "sum" else expected[1], rtol=1e-12)
+        assert_same(to_host(merged.compute()), 2 * expected[1] if reduction == "sum" else expected[1], rtol=1e-12)
 
 
 def test_full_validation_reads_once_and_says_what_is_wrong(cupy: Any) -> None:
@@ -96,10 +96,10 @@ def test_labels_on_the_host_are_checked_and_copied(cupy: Any) -> None:
         loss(logits, [0, 2, 1])
     with pytest.raises(ValueError, match="unknown name 'c'"):
         loss(logits, ["a", "c", None])
-    same(to_host(loss(logits, np.array([0, 1, 1]))), lossreg.CrossEntropy()(np.zeros((3, 2)), [0, 1, 1]), 1e-15)
+    assert_same(to_host(loss(logits, np.array([0, 1, 1]))), lossreg.CrossEntropy()(np.zeros((3, 2)), [0, 1, 1]), 1e-15)
     for mask in ([1, 0, 1], np.array([1.0, 0.0, 1.0])):
         assert to_host(loss(logits, [0, 1, 1], mask=mask)[0])[1].tolist() == [0, 0]
-    same(to_host(lossreg.Huber()(logits, np.ones((3, 2))))[1], 0.5)
+    assert_same(to_host(lossreg.Huber()(logits, np.ones((3, 2))))[1], 0.5)
     with pytest.raises(ValueError, match="expected truths of numpy as the guesses are"):
         loss(np.zeros((3, 2)), cupy.asarray(np.array([0, 1, 1])))
     with pytest.raises(ValueError, match="expected mask to be an array of numpy as the guesses are"):

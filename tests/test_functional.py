@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import each, same
+from support import assert_same, each
 from table import TRUE_ROWS, Row
 
 import lossreg
@@ -49,7 +49,7 @@ def test_the_k_names_are_all_there() -> None:
 def test_k_reduce() -> None:
     for reduction, expected in (("none", [1, 0, 1]), ("sum", 2), ("mean", 0.6666667)):
         calculator = lossreg.loss("mse", reduction)
-        same(calculator.get_loss(np.array([1, 2, 3], "f"), np.array([0, 2, 4], "f")), expected, rtol=1e-7)
+        assert_same(calculator.get_loss(np.array([1, 2, 3], "f"), np.array([0, 2, 4], "f")), expected, rtol=1e-7)
 
 
 def test_k_help_and_options() -> None:
@@ -107,20 +107,20 @@ def test_k_gradient_descent() -> None:
         (-1, 9.70067e-07, [0.999288, 2, 3.001424]),
     ]
     for step, expected_loss, expected_x in printed:
-        same(history[step][0], expected_loss, rtol=2e-4 if step < 0 else 1e-6)
-        same(history[step][1], np.array(expected_x), rtol=2e-7)
+        assert_same(history[step][0], expected_loss, rtol=2e-4 if step < 0 else 1e-6)
+        assert_same(history[step][1], np.array(expected_x), rtol=2e-7)
     first_below = next(i for i, (loss, _) in enumerate(history) if loss < 0.1)
-    same(history[first_below - 1][0], 0.1048393, rtol=1e-5)
-    same(history[first_below][0], 0.09132666, rtol=1e-5)
-    same(history[first_below][1], np.array([0.7815202, 2, 3.43696]), rtol=1e-6)
+    assert_same(history[first_below - 1][0], 0.1048393, rtol=1e-5)
+    assert_same(history[first_below][0], 0.09132666, rtol=1e-5)
+    assert_same(history[first_below][1], np.array([0.7815202, 2, 3.43696]), rtol=1e-6)
 
 
 def test_k_functions_of_arrays_and_lists() -> None:
     x, y = np.array([0.5, 2, 5], "f"), np.array([1, 2, 3], "f")
     assert functional.mse(x, y) == pytest.approx(1.416667)
-    same(functional.mse(x, y, "none"), np.array([0.25, 0, 4]))
+    assert_same(functional.mse(x, y, "none"), np.array([0.25, 0, 4]))
     assert functional.mse([1, 3, 6, 9.0], [1, 2, 4, 8.0]) == 1.5
-    same(functional.mse([1, 3, 6, 9.0], [1, 2, 4, 8.0], "none"), np.array([0.0, 1, 4, 1]))
+    assert_same(functional.mse([1, 3, 6, 9.0], [1, 2, 4, 8.0], "none"), np.array([0.0, 1, 4, 1]))
 
 
 def test_k_numbers_of_inputs() -> None:
@@ -136,36 +136,38 @@ def test_k_binary_cross_entropy_with_batch_weights() -> None:
     guesses = np.array([0.1, 0.9, 0.5], "f")
     with pytest.raises(ValueError, match=r"expected truth values in \[0, 1\], got 2 in row 2"):
         functional.bce(guesses, [0, 1, 2], "none")
-    same(functional.bce(guesses, [0, 1, 1], "none"), np.array([0.1053605, 0.1053605, 0.6931472]), rtol=1e-6)
+    assert_same(functional.bce(guesses, [0, 1, 1], "none"), np.array([0.1053605, 0.1053605, 0.6931472]), rtol=1e-6)
     weights = [1, 1.1, 0.5]
     expected = np.array([0.1053605, 0.1158966, 0.3465736])
-    same(lossreg.loss("bce", "none").get_loss(guesses, np.array([0, 1, 1]), sample_weight=weights), expected, rtol=1e-6)
-    same(functional.bce([0.1, 0.9, 0.5], [0, 1, 1], weights, "none"), expected, rtol=1e-6)
+    assert_same(
+        lossreg.loss("bce", "none").get_loss(guesses, np.array([0, 1, 1]), sample_weight=weights), expected, rtol=1e-6
+    )
+    assert_same(functional.bce([0.1, 0.9, 0.5], [0, 1, 1], weights, "none"), expected, rtol=1e-6)
 
 
 def test_k_logits_with_class_and_batch_weights() -> None:
     guesses, truths = np.full((3, 5), 1.5, "f"), np.ones((3, 5))
-    same(
+    assert_same(
         lossreg.loss("bcelogits", [1.0] * 5, None, "none").get_loss(guesses, truths),
         np.full((3, 5), 0.2014133),
         rtol=1e-6,
     )
     uneven = lossreg.loss("bcelogits", [1, 0.1, 1.5, 2, 0.25], reduction="none")
     expected = np.array([[0.2014133, 0.02014133, 0.30212, 0.4028267, 0.05035333]] * 3)
-    same(uneven.get_loss(guesses, truths), expected, rtol=1e-6)
+    assert_same(uneven.get_loss(guesses, truths), expected, rtol=1e-6)
     weight = np.array([[0.1], [1], [2]]) * np.ones(5)
-    same(uneven.get_loss(guesses, truths, sample_weight=weight), expected * weight, rtol=1e-6)
+    assert_same(uneven.get_loss(guesses, truths, sample_weight=weight), expected * weight, rtol=1e-6)
     with pytest.raises(ValueError, match="sample_weight of at least 0"):  # the page draws normal ones
         uneven.get_loss(guesses, truths, sample_weight=-weight)
-    same(functional.bcelogits(guesses, truths, reduction="none"), np.full((3, 5), 0.2014133), rtol=1e-6)
+    assert_same(functional.bcelogits(guesses, truths, reduction="none"), np.full((3, 5), 0.2014133), rtol=1e-6)
     classes = [0.25, 0.5, 1, 2, 4]
     expected = np.array([[0.05035, 0.1007, 0.2014, 0.4028, 0.8057]] * 3)
-    same(functional.bcelogits(guesses, truths, None, classes, None, "none"), expected, rtol=1e-3)
-    same(functional.bcelogits(guesses, truths, reduction="none", pos_weight=classes), expected, rtol=1e-3)
+    assert_same(functional.bcelogits(guesses, truths, None, classes, None, "none"), expected, rtol=1e-3)
+    assert_same(functional.bcelogits(guesses, truths, reduction="none", pos_weight=classes), expected, rtol=1e-3)
     both = functional.bcelogits(guesses, truths, weight, classes, reduction="none")
     printed = [[0.005035, 0.01007, 0.02014, 0.04028, 0.08057], [0.05035, 0.1007, 0.2014, 0.4028, 0.8057],
                [0.1007, 0.2014, 0.4028, 0.8057, 1.611]]  # fmt: skip
-    same(both, np.array(printed), rtol=1e-3)
+    assert_same(both, np.array(printed), rtol=1e-3)
 
 
 # Beyond the page
@@ -179,22 +181,22 @@ def test_functions_are_the_calculators(row: Row, rng: Any) -> None:
     rest = truths if isinstance(truths, tuple) else () if truths is None else (truths,)
     calculator = row.make()
     grad, value = calculator(guesses, truths)
-    same(function(*inputs, *rest, **row.options), value)
-    same(function.grad(*inputs, *rest, **row.options), grad)
-    same(function.loss_and_grad(*inputs, *rest, **row.options), (value, grad))
+    assert_same(function(*inputs, *rest, **row.options), value)
+    assert_same(function.grad(*inputs, *rest, **row.options), grad)
+    assert_same(function.loss_and_grad(*inputs, *rest, **row.options), (value, grad))
     lists = each(lambda x: x.tolist(), tuple(inputs))
-    same(function(*lists, *rest, **row.options), value, rtol=1e-14)
+    assert_same(function(*lists, *rest, **row.options), value, rtol=1e-14)
 
 
 def test_calls_with_masks_and_out() -> None:
     x, out = np.array([1.0, 5.0]), np.empty(2)
     assert functional.mse.grad(x, [0.0, 0.0], mask=[1, 0], out=out) is out
-    same(out, np.array([2.0, 0.0]))
+    assert_same(out, np.array([2.0, 0.0]))
     assert functional.mse(3.0, 1.0) == 4.0
     assert functional.ce([[0.0, 0.0], [0.0, 0.0]], [0, 1], sample_weight=[1, 3], reduction="sum") == pytest.approx(
         4 * np.log(2)
     )
-    same(functional.mse([np.array([1.0]), np.array([2.0, 3.0])], [[0.0], [0.0, 0.0]]), 14 / 3)
+    assert_same(functional.mse([np.array([1.0]), np.array([2.0, 3.0])], [[0.0], [0.0, 0.0]]), 14 / 3)
 
 
 def test_every_row_names_a_class_of_torch_that_exists() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import same
+from support import assert_same
 
 import lossreg
 from lossreg import (
@@ -42,15 +42,15 @@ SAME_IDS: list[Any] = [
     "make, guesses", [(CategoricalCrossentropy, P), (CategoricalCrossentropy_v4, P), (CrossEntropy, X)]
 )
 def test_labels_in_every_container(truths: Any, make: Any, guesses: Any) -> None:
-    same(make(**MESSY)(guesses, truths), make()(guesses, np.array([0, 1, 2])))
+    assert_same(make(**MESSY)(guesses, truths), make()(guesses, np.array([0, 1, 2])))
     dense = np.eye(3)
-    same(make()(guesses, dense), make()(guesses, np.array([0, 1, 2])), rtol=1e-14)
-    same(make()(guesses, dense.astype(int)), make()(guesses, np.array([0, 1, 2])), rtol=1e-14)
+    assert_same(make()(guesses, dense), make()(guesses, np.array([0, 1, 2])), rtol=1e-14)
+    assert_same(make()(guesses, dense.astype(int)), make()(guesses, np.array([0, 1, 2])), rtol=1e-14)
 
 
 @pytest.mark.parametrize("truths", [[True, False, True], np.array([True, False, True])], ids=repr)
 def test_bools_are_the_ids_0_and_1(truths: Any) -> None:
-    same(CrossEntropy()(X, truths), CrossEntropy()(X, [1, 0, 1]))
+    assert_same(CrossEntropy()(X, truths), CrossEntropy()(X, [1, 0, 1]))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_missing_labels(truths: Any, options: Any, make: Any, guesses: Any) -> N
     expected = full.get_grad(guesses[[0, 2]], [0, 2])
     if make is CategoricalCrossentropy:  # Thinc divides by all rows
         expected = expected * 2 / 3
-    same(grad[[0, 2]], expected, rtol=1e-14)
+    assert_same(grad[[0, 2]], expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_missing_labels(truths: Any, options: Any, make: Any, guesses: Any) -> N
 )  # fmt: skip
 @pytest.mark.parametrize("make, guesses", [(CategoricalCrossentropy_v4, P), (CrossEntropy, X)])
 def test_candidate_sets(sets: Any, same_as: Any, make: Any, guesses: Any) -> None:
-    same(make(**MESSY)(guesses, sets), make(**MESSY)(guesses, same_as), rtol=1e-14)
+    assert_same(make(**MESSY)(guesses, sets), make(**MESSY)(guesses, same_as), rtol=1e-14)
 
 
 def test_a_set_of_all_classes_says_nothing() -> None:
@@ -98,54 +98,54 @@ def test_a_set_of_all_classes_says_nothing() -> None:
 
 def test_lists_of_floats_are_rows_and_lists_of_ints_are_sets() -> None:
     rows = [[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
-    same(CrossEntropy()(X, rows), CrossEntropy()(X, np.array(rows)))
-    same(CrossEntropy()(X, [np.array(row) for row in rows]), CrossEntropy()(X, np.array(rows)))
-    same(CrossEntropy()(X, [[0, 1], [1], [2]]), CrossEntropy()(X, [{0, 1}, 1, 2]))
+    assert_same(CrossEntropy()(X, rows), CrossEntropy()(X, np.array(rows)))
+    assert_same(CrossEntropy()(X, [np.array(row) for row in rows]), CrossEntropy()(X, np.array(rows)))
+    assert_same(CrossEntropy()(X, [[0, 1], [1], [2]]), CrossEntropy()(X, [{0, 1}, 1, 2]))
 
 
 def test_unbatched_and_class_axis_in_the_middle() -> None:
-    same(CrossEntropy(**ABC)(X[0], "b"), (CrossEntropy()(X[:1], [1])[0][0], CrossEntropy()(X[:1], [1])[1]))
+    assert_same(CrossEntropy(**ABC)(X[0], "b"), (CrossEntropy()(X[:1], [1])[0][0], CrossEntropy()(X[:1], [1])[1]))
     for truth in (1, np.int64(1), np.array(1), np.array("b"), np.array([0.0, 1.0, 0.0])):
-        same(CrossEntropy(**ABC)(X[0], truth), CrossEntropy(**ABC)(X[0], "b"), rtol=1e-14)
-    same(CrossEntropy(**ABC).get_loss(X[0], None), 0.0)
+        assert_same(CrossEntropy(**ABC)(X[0], truth), CrossEntropy(**ABC)(X[0], "b"), rtol=1e-14)
+    assert_same(CrossEntropy(**ABC).get_loss(X[0], None), 0.0)
     x = np.arange(24.0).reshape(2, 3, 4)
     truths = np.arange(8).reshape(2, 4) % 3
     flat = np.moveaxis(x, 1, -1).reshape(-1, 3)
-    same(CrossEntropy().get_loss(x, truths), CrossEntropy().get_loss(flat, truths.ravel()))
+    assert_same(CrossEntropy().get_loss(x, truths), CrossEntropy().get_loss(flat, truths.ravel()))
     names = np.array(["a", "b", "c"])[truths]
-    same(CrossEntropy(**ABC)(x, names), CrossEntropy()(x, truths))
-    same(CrossEntropy(**ABC)(x, names.tolist()), CrossEntropy()(x, truths))
+    assert_same(CrossEntropy(**ABC)(x, names), CrossEntropy()(x, truths))
+    assert_same(CrossEntropy(**ABC)(x, names.tolist()), CrossEntropy()(x, truths))
 
 
 def test_pandas_labels() -> None:
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
-    same(
+    assert_same(
         CrossEntropy(**ABC)(X, pandas.Series(["a", None, "c"], dtype=object)), CrossEntropy(**ABC)(X, ["a", None, "c"])
     )
-    same(CrossEntropy()(X, pandas.Series([0, 1, 2])), CrossEntropy()(X, [0, 1, 2]))
+    assert_same(CrossEntropy()(X, pandas.Series([0, 1, 2])), CrossEntropy()(X, [0, 1, 2]))
     for dtype in ("str", "category", "string"):
         labels = pandas.Series(["a", None, "c"], dtype=dtype)
-        same(CrossEntropy(**ABC)(X, labels), CrossEntropy(**ABC)(X, ["a", None, "c"]))
+        assert_same(CrossEntropy(**ABC)(X, labels), CrossEntropy(**ABC)(X, ["a", None, "c"]))
     for ids in (pandas.Series([0, None, 2], dtype="Int64"), pandas.Series([0, None, 2])):
-        same(CrossEntropy()(X, ids), CrossEntropy()(X, [0, None, 2]))
-        same(
+        assert_same(CrossEntropy()(X, ids), CrossEntropy()(X, [0, None, 2]))
+        assert_same(
             SequenceCategoricalCrossentropy_v4()([P, P], [ids, ids]),
             SequenceCategoricalCrossentropy_v4()([P, P], [[0, None, 2]] * 2),
         )
-    same(CrossEntropy()(X, pandas.DataFrame(np.eye(3))), CrossEntropy()(X, np.eye(3)))
+    assert_same(CrossEntropy()(X, pandas.DataFrame(np.eye(3))), CrossEntropy()(X, np.eye(3)))
 
 
 def test_sequences_with_truths_of_different_forms() -> None:
     guesses = [P, P[:1], P[:0], P[:2]]
     truths: list[Any] = [np.eye(3), [1], np.zeros(0, int), np.array([2, 0])]
     for make in (SequenceCategoricalCrossentropy, SequenceCategoricalCrossentropy_v4):
-        same(make()(guesses, truths), make()(guesses, [[0, 1, 2], [1], [], [2, 0]]), rtol=1e-14)
-        same(make()(tuple(guesses), tuple(truths)), make()(guesses, truths))
+        assert_same(make()(guesses, truths), make()(guesses, [[0, 1, 2], [1], [], [2, 0]]), rtol=1e-14)
+        assert_same(make()(tuple(guesses), tuple(truths)), make()(guesses, truths))
     mixed: list[Any] = [["a", "!b", None], np.array([1]), [], [{"a", "c"}, "c"]]
     loss = SequenceCategoricalCrossentropy_v4(**MESSY)
     flat = CategoricalCrossentropy_v4(**MESSY)(np.concatenate(guesses), ["a", "!b", None, 1, {"a", "c"}, "c"])
-    same(np.concatenate(loss(guesses, mixed)[0]), flat[0], rtol=1e-14)
-    same(loss(guesses, mixed)[1], flat[1], rtol=1e-14)
+    assert_same(np.concatenate(loss(guesses, mixed)[0]), flat[0], rtol=1e-14)
+    assert_same(loss(guesses, mixed)[1], flat[1], rtol=1e-14)
     with pytest.raises(ValueError, match="negated labels or label sets where another sequence has dense rows"):
         loss([P, P], [np.eye(3), ["!a", "b", "c"]])
     assert loss([], []) == ([], 0.0)
@@ -323,7 +323,7 @@ def test_only_what_counts_is_checked() -> None:
     bad = P.copy()
     bad[1] = np.nan
     loss = CategoricalCrossentropy_v4(**MESSY)
-    same(loss(bad, ["a", "", "c"]), loss(np.where(np.isnan(bad), 1 / 3, bad), ["a", "", "c"]), rtol=1e-14)
+    assert_same(loss(bad, ["a", "", "c"]), loss(np.where(np.isnan(bad), 1 / 3, bad), ["a", "", "c"]), rtol=1e-14)
     expected = loss(P[[0, 2]], ["a", "c"])[1]
     assert CrossEntropy().get_loss(X, [2**70, 1, 2], mask=[0, 1, 1]) == CrossEntropy().get_loss(X[1:], [1, 2])
     assert CrossEntropy().get_loss(X, [[0.5], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], mask=[0, 1, 1]) == pytest.approx(
@@ -331,7 +331,7 @@ def test_only_what_counts_is_checked() -> None:
     )
     assert CrossEntropy(names=["a"], neg_prefix="!").get_loss(X[:2, :1], ["!a", "a"], mask=[0, 1]) == 0.0
     for nonsense in ("b", "dog", "!dog", -5, 2**70, float("nan"), object(), set(), {"a", "!b"}, {"dog"}, b"x"):
-        same(loss(bad, ["a", nonsense, "c"], mask=[1, 0, 1])[1], expected, rtol=1e-14)
+        assert_same(loss(bad, ["a", nonsense, "c"], mask=[1, 0, 1])[1], expected, rtol=1e-14)
         with pytest.raises(ValueError):
             loss(bad, ["a", nonsense, "c"], mask=[0, 1, 1])
     for truths in (
@@ -340,14 +340,14 @@ def test_only_what_counts_is_checked() -> None:
         [0, 7, 2],
         np.array([[1, 0, 0], [9, np.nan, 3], [0, 0, 1]]),
     ):
-        same(loss(bad, truths, mask=[1, 0, 1])[1], expected, rtol=1e-14)
+        assert_same(loss(bad, truths, mask=[1, 0, 1])[1], expected, rtol=1e-14)
     sequences = SequenceCategoricalCrossentropy_v4(**MESSY)
     for parts in ([["a", "dog"], ["c"]], [np.array([0, 9]), [2]], [["a", {"dog"}], np.array([2])]):
-        same(sequences([bad[:2], bad[2:]], parts, mask=[np.array([1, 0]), [1]])[1], expected, rtol=1e-14)
+        assert_same(sequences([bad[:2], bad[2:]], parts, mask=[np.array([1, 0]), [1]])[1], expected, rtol=1e-14)
     truths = P.copy()
     truths[1] = [7.0, np.nan, -1.0]
     keep = np.array([[True], [False], [True]])
-    same(
+    assert_same(
         BinaryCrossEntropyWithLogits().get_loss(X, truths, mask=keep),
         BinaryCrossEntropyWithLogits().get_loss(X[[0, 2]], P[[0, 2]]),
         rtol=1e-14,

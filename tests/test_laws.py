@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import count, each, frozen, item_mask, leaves, same, take
+from support import assert_same, count, each, frozen, item_mask, leaves, take
 from table import ROWS, TRUE_ROWS, Row, ref_info_nce, softmax_move
 
 import lossreg
@@ -85,7 +85,7 @@ def test_call_equals_get_grad_and_get_loss(row: Row, dtype: Any, backend: Any, r
     loss = row.make()
     guesses, truths = row.sample(rng, 7)
     guesses = each(lambda x: x.astype(dtype), guesses)
-    same(loss(guesses, truths), (loss.get_grad(guesses, truths), loss.get_loss(guesses, truths)))
+    assert_same(loss(guesses, truths), (loss.get_grad(guesses, truths), loss.get_loss(guesses, truths)))
 
 
 # 3. Weights and masks
@@ -100,11 +100,11 @@ def test_weight_two_is_the_item_twice(row: Row, backend: Any, rng: Any) -> None:
     twice[0] = True
     index = np.concatenate([np.arange(6), np.flatnonzero(twice)])
     weighted = loss.get_loss(guesses, truths, sample_weight=each(lambda w: 1.0 + w, item_mask(values, twice)))
-    same(weighted, loss.get_loss(row.take(guesses, index), take(truths, index)), rtol=1e-13)
+    assert_same(weighted, loss.get_loss(row.take(guesses, index), take(truths, index)), rtol=1e-13)
     grad = loss.get_grad(guesses, truths)
     heavier = loss.get_grad(guesses, truths, sample_weight=each(lambda w: 1.0 + w, item_mask(values, twice)))
-    same(row.take(heavier, twice), each(lambda g: 2 * g, row.take(grad, twice)), rtol=1e-13, atol=1e-300)
-    same(row.take(heavier, ~twice), row.take(grad, ~twice), rtol=1e-13)
+    assert_same(row.take(heavier, twice), each(lambda g: 2 * g, row.take(grad, twice)), rtol=1e-13, atol=1e-300)
+    assert_same(row.take(heavier, ~twice), row.take(grad, ~twice), rtol=1e-13)
 
 
 @true_rows
@@ -138,8 +138,8 @@ def test_mask_zero_is_the_item_deleted(row: Row, bad: float, reduction: Any, bac
     for mask in (item_mask(values, keep), each(lambda m: m.astype(np.float32), item_mask(values, keep))):
         grad, value = loss(spoiled, nonsense, mask=mask)
         kept_grad, kept_value = loss(row.take(guesses, keep), take(truths, keep))
-        same(value, kept_value, rtol=1e-14)
-        same(row.take(grad, keep), kept_grad, rtol=1e-14, atol=1e-18)
+        assert_same(value, kept_value, rtol=1e-14)
+        assert_same(row.take(grad, keep), kept_grad, rtol=1e-14, atol=1e-18)
         for part in leaves(row.take(grad, ~keep)):
             assert not np.any(part), "a masked item has gradient 0"
 
@@ -149,9 +149,9 @@ def test_fractional_mask_scales_and_divides(row: Row, backend: Any, rng: Any) ->
     loss, total = row.make(), row.make(reduction="sum")
     guesses, truths = row.sample(rng, 6)
     mask = each(lambda m: m * 0.25, item_mask(loss.get_values(guesses, truths), np.ones(6)))
-    same(total.get_loss(guesses, truths, mask=mask), 0.25 * total.get_loss(guesses, truths), rtol=1e-13)
+    assert_same(total.get_loss(guesses, truths, mask=mask), 0.25 * total.get_loss(guesses, truths), rtol=1e-13)
     if not getattr(loss, "normalize_by_sequence", False):
-        same(loss.get_loss(guesses, truths, mask=mask), loss.get_loss(guesses, truths), rtol=1e-13)
+        assert_same(loss.get_loss(guesses, truths, mask=mask), loss.get_loss(guesses, truths), rtol=1e-13)
 
 
 # 4. Reductions
@@ -162,8 +162,8 @@ def test_reductions_differ_by_their_divisors(row: Row, backend: Any, rng: Any) -
     guesses, truths = row.sample(rng, 6)
     total_grad, total = row.make(reduction="sum")(guesses, truths)
     values_grad, values = row.make(reduction="none")(guesses, truths)
-    same(float(sum(np.sum(part) for part in leaves(values))), total, rtol=1e-13)
-    same(values_grad, total_grad)
+    assert_same(float(sum(np.sum(part) for part in leaves(values))), total, rtol=1e-13)
+    assert_same(values_grad, total_grad)
     weights = each(lambda v: rng.random(v.shape) + 0.5, values)
     size = sum(part.size for part in leaves(values))
     for make, divisor in [
@@ -176,11 +176,11 @@ def test_reductions_differ_by_their_divisors(row: Row, backend: Any, rng: Any) -
         if make["reduction"] == "mean" and isinstance(row.make(), lossreg.CTC):
             continue  # its mean divides each value by the length of its target first
         grad, value = row.make(**make)(guesses, truths)
-        same(value, total / divisor, rtol=1e-13)
-        same(grad, each(lambda g: g / divisor, total_grad), rtol=1e-12, atol=1e-18)
+        assert_same(value, total / divisor, rtol=1e-13)
+        assert_same(grad, each(lambda g: g / divisor, total_grad), rtol=1e-12, atol=1e-18)
     state = row.make(reduction="weighted_mean").get_state(guesses, truths, sample_weight=weights)
-    same(state.total, row.make(reduction="sum").get_loss(guesses, truths, sample_weight=weights), rtol=1e-13)
-    same(row.make(reduction="weighted_mean").get_loss(guesses, truths, sample_weight=weights), state.compute())
+    assert_same(state.total, row.make(reduction="sum").get_loss(guesses, truths, sample_weight=weights), rtol=1e-13)
+    assert_same(row.make(reduction="weighted_mean").get_loss(guesses, truths, sample_weight=weights), state.compute())
 
 
 @true_rows
@@ -217,7 +217,7 @@ def test_states_of_any_split_merge_to_the_whole(row: Row, reduction: Any, backen
             d + c + b + a,
             pickle.loads(pickle.dumps(a)) + b + c + d,
         ):
-            same(merged.merge(loss.empty()).finalize().compute(), whole, rtol=1e-13)
+            assert_same(merged.merge(loss.empty()).finalize().compute(), whole, rtol=1e-13)
     other = row.make(reduction=reduction, validate="full")
     with pytest.raises(ValueError, match="Cannot merge states of different calculators"):
         states[0].merge(other.get_state(guesses, truths))
@@ -236,7 +236,7 @@ def test_gradient_looks_like_the_guesses(row: Row, dtype: Any, backend: Any, rng
     each(lambda g, x: check_like(g, x), grad, guesses)
     exact, exact_value = row.make()(each(lambda x: x.astype(np.float64), guesses), truths)
     tolerance = {2: 2e-3, 4: 3e-6, 8: 0.0}[np.dtype(dtype).itemsize]
-    same(value, exact_value, rtol=max(tolerance, 1e-5 if dtype == np.float16 else tolerance), atol=tolerance)
+    assert_same(value, exact_value, rtol=max(tolerance, 1e-5 if dtype == np.float16 else tolerance), atol=tolerance)
     each(lambda g, e: np.testing.assert_allclose(g, e, rtol=tolerance, atol=tolerance), grad, exact)
 
 
@@ -252,7 +252,7 @@ def test_integer_guesses_are_promoted(row: Row, backend: Any, rng: Any) -> None:
     whole = each(lambda x: np.round(x).astype(np.int32), guesses)
     if row.move is softmax_move or "probs" in row.options.values():
         whole = each(lambda x: (np.arange(x.shape[1]) == x.argmax(axis=1)[:, None]).astype(np.int32), guesses)
-    same(row.make()(whole, truths), row.make()(each(lambda x: x.astype(np.float64), whole), truths))
+    assert_same(row.make()(whole, truths), row.make()(each(lambda x: x.astype(np.float64), whole), truths))
 
 
 # 7. Inputs of any layout, never written to
@@ -290,8 +290,8 @@ def test_layouts_and_untouched_inputs(row: Row, layout: str, backend: Any, rng: 
     guesses_in, truths_in = frozen(laid), frozen(laid_truths)
     if layout != "read-only":  # deepcopy may change the layout, which is what is tested
         guesses_in, truths_in = laid, laid_truths
-    same(loss(guesses_in, truths_in), plain, rtol=1e-14, atol=1e-18)
-    same(guesses_in, guesses)
+    assert_same(loss(guesses_in, truths_in), plain, rtol=1e-14, atol=1e-18)
+    assert_same(guesses_in, guesses)
     if truths is not None:
         each(np.testing.assert_array_equal, truths_in, truths)
 
@@ -309,9 +309,9 @@ def test_out_receives_the_gradient(row: Row, backend: Any, rng: Any) -> None:
         out = each(lambda x: layout(np.full_like(x, np.nan)), guesses)
         grad, value = loss(guesses, truths, out=out)
         assert all(a is b for a, b in zip(leaves(grad), leaves(out), strict=True))
-        same((grad, value), expected, rtol=1e-15, atol=1e-18)
+        assert_same((grad, value), expected, rtol=1e-15, atol=1e-18)
     own = each(np.copy, guesses)
-    same(loss(own, truths, out=own), expected, rtol=1e-15, atol=1e-18)
+    assert_same(loss(own, truths, out=own), expected, rtol=1e-15, atol=1e-18)
     for wrong in (each(lambda x: x[:-1], own), each(lambda x: x.astype(np.float32), own), "no array"):
         with pytest.raises(ValueError, match="expected out"):
             loss(guesses, truths, out=wrong)
@@ -329,8 +329,8 @@ def test_permuting_the_batch_permutes_the_gradient(row: Row, backend: Any, rng: 
     order = rng.permutation(8)
     grad, value = loss(guesses, truths)
     other_grad, other = loss(row.take(guesses, order), take(truths, order))
-    same(other, value, rtol=1e-13)
-    same(other_grad, row.take(grad, order), rtol=1e-12, atol=1e-17)
+    assert_same(other, value, rtol=1e-13)
+    assert_same(other_grad, row.take(grad, order), rtol=1e-12, atol=1e-17)
 
 
 # 9, 10. Values against mpmath, extreme ones included
@@ -436,7 +436,7 @@ def test_backends_agree_over_block_borders(row: Row, backend: Any, rng: Any) -> 
     guesses, truths = row.sample(rng, 30_000 if not isinstance(row.sample(rng, 1)[0], (list, tuple)) else 60)
     with lossreg.use_ops("numpy"):
         expected = row.make()(guesses, truths)
-    same(row.make()(guesses, truths), expected, rtol=1e-12, atol=1e-16)
+    assert_same(row.make()(guesses, truths), expected, rtol=1e-12, atol=1e-16)
 
 
 elementwise = [row for row in TRUE_ROWS if isinstance(row.make(), ElementwiseLoss)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import same
+from support import assert_same
 
 from lossreg import (
     BinaryCrossEntropyWithLogits,
@@ -34,38 +34,38 @@ def test_out_may_overlap_what_is_read(loss: Any, rng: Any) -> None:
     expected = loss(memory[:-1].copy(), truths)
     for view in (slice(1, None), slice(None, 0, -1)):
         own = memory.copy()
-        same(loss(own[:-1], truths, out=own[view]), expected, rtol=1e-13)
+        assert_same(loss(own[:-1], truths, out=own[view]), expected, rtol=1e-13)
     square = rng.normal(size=(250, 250))
     expected = loss(square.copy(), square + 1)
-    same(loss(square, square + 1, out=square.T), expected, rtol=1e-13)
+    assert_same(loss(square, square + 1, out=square.T), expected, rtol=1e-13)
     for shared in ("truths", "weights", "guesses and truths"):
         guesses, truths, weights = rng.normal(size=(3, SIZE))
         expected = loss(guesses, guesses * 1 if "and" in shared else truths, sample_weight=abs(weights))
         if "and" in shared:
-            same(loss(guesses, guesses, sample_weight=abs(weights), out=guesses), expected, rtol=1e-13)
+            assert_same(loss(guesses, guesses, sample_weight=abs(weights), out=guesses), expected, rtol=1e-13)
         elif shared == "truths":
-            same(loss(guesses, truths, sample_weight=abs(weights), out=truths), expected, rtol=1e-13)
+            assert_same(loss(guesses, truths, sample_weight=abs(weights), out=truths), expected, rtol=1e-13)
         else:
             weights = abs(weights)
-            same(loss(guesses, truths, sample_weight=weights, out=weights), expected, rtol=1e-13)
+            assert_same(loss(guesses, truths, sample_weight=weights, out=weights), expected, rtol=1e-13)
 
 
 def test_out_may_be_the_truths_of_a_row_loss(rng: Any) -> None:
     logits, truths = rng.normal(size=(3000, 20)), rng.dirichlet(np.ones(20), 3000)
     expected = CrossEntropy()(logits, truths)
-    same(CrossEntropy()(logits, truths, out=truths), expected, rtol=1e-13)
+    assert_same(CrossEntropy()(logits, truths, out=truths), expected, rtol=1e-13)
     logits, memory = rng.normal(size=(3001, 20)), rng.normal(size=(3002, 20))
     memory[:-1] = logits
     ids = rng.integers(0, 20, 3001)
     expected = CrossEntropy()(logits, ids)
-    same(CrossEntropy()(memory[:-1], ids, out=memory[1:]), expected, rtol=1e-13)
+    assert_same(CrossEntropy()(memory[:-1], ids, out=memory[1:]), expected, rtol=1e-13)
 
 
 def test_outs_of_two_outputs_may_be_swapped(rng: Any) -> None:
     queries, keys = rng.normal(size=(2, 5, 3))
     expected = InfoNCE()((queries, keys))
     q, k = queries.copy(), keys.copy()
-    same(InfoNCE()((q, k), out=(k, q)), expected, rtol=1e-13)
+    assert_same(InfoNCE()((q, k), out=(k, q)), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_weight_zero_deletes_nothing_and_a_mask_does(rng: Any) -> None:
     q, k = rng.normal(size=(2, 3, 4))
     loss = InfoNCE(reduction="none")
     nearly = loss.get_loss((q, k), sample_weight=[1, 1, 1e-30])
-    same(loss.get_loss((q, k), sample_weight=[1, 1, 0]), [*nearly[:2], 0.0], rtol=1e-13)
-    same(loss.get_loss((q, k), mask=[1, 1, 0])[:2], loss.get_loss((q[:2], k[:2])), rtol=1e-13)
+    assert_same(loss.get_loss((q, k), sample_weight=[1, 1, 0]), [*nearly[:2], 0.0], rtol=1e-13)
+    assert_same(loss.get_loss((q, k), mask=[1, 1, 0])[:2], loss.get_loss((q[:2], k[:2])), rtol=1e-13)
 
 
 @pytest.mark.parametrize("make", [CrossEntropy, CategoricalCrossentropy_v4])
@@ -112,7 +112,7 @@ def test_half_precision_truths_cost_no_precision(make: Any, rng: Any) -> None:
     loss = make(class_weight=[1e5, 0.3, 0.7], reduction="sum")
     ids = [0, 1, 2, 1, 0]
     for dtype in (np.float16, np.float32, np.int64):
-        same(loss(guesses, np.eye(3)[ids].astype(dtype)), loss(guesses, np.eye(3)[ids]), rtol=1e-14)
+        assert_same(loss(guesses, np.eye(3)[ids].astype(dtype)), loss(guesses, np.eye(3)[ids]), rtol=1e-14)
 
 
 def test_minus_infinity_where_it_is_legal() -> None:
@@ -123,8 +123,8 @@ def test_minus_infinity_where_it_is_legal() -> None:
     assert CrossEntropy(label_smoothing=1.0).get_loss(impossible, [0]) == inf
     grad, loss = CrossEntropy()(impossible, [{0, 1}])
     assert loss == inf
-    same(grad, np.array([[-0.5, -0.5, 1.0]]))
-    same(CrossEntropy().get_grad(impossible, [0]), np.array([[-1.0, 0.0, 1.0]]))
+    assert_same(grad, np.array([[-0.5, -0.5, 1.0]]))
+    assert_same(CrossEntropy().get_grad(impossible, [0]), np.array([[-1.0, 0.0, 1.0]]))
 
 
 def test_no_warnings_leak(rng: Any) -> None:
@@ -153,7 +153,7 @@ def test_a_formula_may_return_numbers(rng: Any) -> None:
     for mask in (None, np.ones((4, 1)), np.zeros((4, 1), bool)):
         grad, value = Linear(reduction="sum")(x, x * 0, mask=mask)
         kept = 1.0 if mask is None or mask.all() else 0.0
-        same(grad, np.full((4, 3), kept))
+        assert_same(grad, np.full((4, 3), kept))
         assert value == pytest.approx(x.sum() * kept)
     assert Linear(reduction="none").get_loss(x, x).shape == (4, 3)
 
@@ -162,8 +162,8 @@ def test_a_logit_of_plus_infinity_is_a_certain_class() -> None:
     """The limit of a growing logit: no loss where that class is the truth, and no end of it elsewhere."""
     x = np.array([[0.0, np.inf, 1.0]] * 2)
     grad, values = CrossEntropy(reduction="none")(x, [1, 0])
-    same(values, np.array([0.0, np.inf]))
-    same(grad, np.array([[0.0, 0.0, 0.0], [-1.0, 1.0, 0.0]]))
-    same(CrossEntropy(reduction="none")(x, [{1, 2}, {0, 2}])[1], np.array([0.0, np.inf]))
-    same(CrossEntropy(reduction="none")(x, np.eye(3)[[1, 0]]), (grad, values))
+    assert_same(values, np.array([0.0, np.inf]))
+    assert_same(grad, np.array([[0.0, 0.0, 0.0], [-1.0, 1.0, 0.0]]))
+    assert_same(CrossEntropy(reduction="none")(x, [{1, 2}, {0, 2}])[1], np.array([0.0, np.inf]))
+    assert_same(CrossEntropy(reduction="none")(x, np.eye(3)[[1, 0]]), (grad, values))
     assert np.isnan(CrossEntropy().get_loss(np.array([[np.inf, np.inf]]), [0])), "which of the two is not known"

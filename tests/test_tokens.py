@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import same
+from support import assert_same
 
 from lossreg import ConfigError, CrossEntropy, LossState, NonFiniteLossError, loss
 
@@ -27,11 +27,11 @@ def test_per_token_is_numerator_and_denominator(dtype: Any, rng: Any) -> None:
     numerator, denominator = documented(logits, labels, mask, weight)
     assert isinstance(state, LossState)
     rtol = 1e-5 if dtype != np.float64 else 1e-13
-    same((state.total, state.count), (numerator, denominator), rtol=rtol)
-    same(calculator.get_loss(logits, labels, mask=mask).compute(), numerator / denominator, rtol=rtol)
+    assert_same((state.total, state.count), (numerator, denominator), rtol=rtol)
+    assert_same(calculator.get_loss(logits, labels, mask=mask).compute(), numerator / denominator, rtol=rtol)
     assert grad.dtype == dtype
     whole = CrossEntropy(class_weight=weight).get_grad(logits.astype(np.float64), labels, mask=mask)
-    same(
+    assert_same(
         grad,
         whole * denominator,
         rtol=2e-3 if dtype == np.float16 else 1e-5,
@@ -52,15 +52,15 @@ def test_batches_per_token_add_up(rng: Any) -> None:
     parts = [calculator(logits[p], labels[p], mask=mask[p]) for p in (slice(0, 3), slice(3, 11), slice(11, 20))]
     state = sum(state for _, state in parts)
     whole_grad, whole = CrossEntropy()(logits, labels, mask=mask)
-    same(state.compute(), whole, rtol=1e-14)
-    same(np.concatenate([grad for grad, _ in parts]) / state.count, whole_grad, rtol=1e-13)
+    assert_same(state.compute(), whole, rtol=1e-14)
+    assert_same(np.concatenate([grad for grad, _ in parts]) / state.count, whole_grad, rtol=1e-13)
 
 
 def test_a_mask_of_any_shape_that_flattens(rng: Any) -> None:
     logits, labels = rng.normal(size=(6, 5)), rng.integers(0, 5, 6)
     mask = rng.random(6)
     for shape in ((6,), (6, 1), (2, 3), (1, 2, 3)):
-        same(
+        assert_same(
             CrossEntropy().get_loss(logits, labels, mask=mask.reshape(shape)),
             CrossEntropy().get_loss(logits, labels, mask=mask),
         )
