@@ -182,7 +182,7 @@ class Batch:
         for target, x, shape in zip(given, self.arrays, self.shapes):
             fits = self.ops.owns(target) and tuple(target.shape) == shape and target.dtype == x.dtype
             if not fits or isinstance(target, np.generic):
-                expected = f"a {x.dtype} array of shape {shape} on {self.ops.name}"
+                expected = f"a {x.dtype} array of shape {shape} on {self.ops.library}"
                 raise fail(self.name, "out", f"to be {expected}", describe(target))
             if isinstance(target, np.ndarray) and not target.flags.writeable:
                 raise fail(self.name, "out", "to be writable", "a read-only array")
@@ -241,7 +241,7 @@ class Batch:
                 raise fail(self.name, what, "to be an array", f"{describe(value)} of uneven parts") from None
         array = real_array(self.name, what, value)
         if not self.ops.owns(array):
-            raise fail(self.name, what, f"of {self.ops.name} as the guesses are", describe(array))
+            raise fail(self.name, what, f"of {self.ops.library} as the guesses are", describe(array))
         return array
 
     def check_sequences(self, what: str, value: Any) -> None:

@@ -255,12 +255,13 @@ class ElementwiseLoss(ReducedLoss):
     ) -> tuple[Array | None, Any]:
         """Hand the formula to the backend."""
         others = (truths.targets, *self.formula_options(batch.ops))
-        return batch.ops.elementwise(
+        return batch.ops.run(
             self.formula,
             batch.arrays,
             others,
             weights.items,
             weights.scale,
+            rows=False,
             values=wanted.values,
             total=wanted.total,
             out=out,
@@ -274,28 +275,42 @@ def _formula_names(cls: type[ElementwiseLoss]) -> list[str]:
 
 
 class RowLoss(ReducedLoss):
-    """A loss with one value a row of (N, C) guesses; a subclass writes `rows` from the row kernels of Ops."""
+    """A loss with one value a row of (N, C) guesses; a subclass writes `formula`, and `arguments` for it.
+
+    `formula(xp, *guesses, *arguments, *static) -> value, *slopes` has `ROW_FUNCTIONS` beside those of elements; see
+    `Ops.run` for how it sees its arguments. Slopes are those of the value of their row.
+    """
 
     layout: ClassVar[Layout] = "classes"
 
+    formula: ClassVar[Callable[..., tuple[Any, ...]]]
+
     @abstractmethod
-    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
-        """Unweighted values (N,). Slopes times `row_weight` go into `out`; 0 where it is 0, whatever the row holds."""
+    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+        """What the formula takes after the guesses."""
+
+    def static(self) -> tuple[Any, ...]:
+        """Options that the formula branches on."""
+        return ()
 
     def compute(
         self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
-        """Fold weights and divisor into one weight a row, so that the kernel's pass is the only one."""
-        ops, n = batch.ops, batch.arrays[0].shape[0]
+        """Hand the formula to the backend."""
         items = weights.items
         if items is not None:
-            items = ops.xp.broadcast_to(items, batch.values_shape).reshape(n)
-        # one number where all rows weigh the same; float64 beside masks of float32
-        row_weight = weights.scale if items is None else weights.scale * items.astype(np.float64)
-        found = self.rows(batch, truths, row_weight, out)
-        return (
-            ops.weighted(found, items) if wanted.values else None,
-            ops.total(found, items) if wanted.total else None,
+            items = batch.ops.xp.broadcast_to(items, batch.values_shape).reshape(batch.arrays[0].shape[0])
+        return batch.ops.run(
+            self.formula,
+            batch.arrays,
+            self.arguments(batch, truths),
+            items,
+            weights.scale,
+            static=self.static(),
+            rows=True,
+            values=wanted.values,
+            total=wanted.total,
+            out=out,
         )
 
 

@@ -58,7 +58,7 @@ class Reader:
         if self.ops.on_device and isinstance(truths, np.ndarray):
             truths = self.ops.asarray(truths)
         if not self.ops.owns(truths):
-            raise self.fail("truths", f"of {self.ops.name} as the guesses are", describe(truths))
+            raise self.fail("truths", f"of {self.ops.library} as the guesses are", describe(truths))
         if truths.ndim == 2:
             return self.read_rows(truths)
         if truths.ndim != 1 or truths.dtype.kind not in "iub":

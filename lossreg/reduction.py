@@ -80,7 +80,7 @@ def item_array(batch: Batch, what: str, value: Any, *, upper: float, check: bool
         except ValueError:
             raise fail(batch.name, what, "to be an array", f"{describe(value)} of uneven parts") from None
     if not batch.ops.owns(value):
-        raise fail(batch.name, what, f"to be an array of {batch.ops.name} as the guesses are", describe(value))
+        raise fail(batch.name, what, f"to be an array of {batch.ops.library} as the guesses are", describe(value))
     value = batch.ops.asarray(value)
     if value.dtype.kind not in "fiub":
         raise fail(batch.name, what, "of numbers or bools", describe(value))

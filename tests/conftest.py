@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import numpy as np
 import pytest
 
 import lossreg
-from lossreg.ops import NumpyOps, Ops
+from lossreg.ops import NumpyOps, Ops, get_ops
 
 
 class GenericOps(Ops):
@@ -19,6 +20,8 @@ class GenericOps(Ops):
 
 
 BACKENDS = {"numpy": NumpyOps(), "generic": GenericOps()}
+if importlib.util.find_spec("llvmlite"):
+    BACKENDS["numba"] = get_ops("numba")
 
 
 @pytest.fixture(params=list(BACKENDS))

@@ -12,7 +12,7 @@ from ..arrays import Batch
 from ..base import ElementwiseLoss, RowLoss, Truths
 from ..checks import Interval, OneOf, check_domain, check_shape, fail
 from ..config import register
-from ..ops import Array, Ops
+from ..ops import Ops
 from ..ops.base import compute_dtype
 from ..truths import Labels
 from .labels import ClassWeight, NameOptions, class_weights
@@ -163,16 +163,16 @@ class MultiLabelSoftMargin(RowLoss, NameOptions):
             check_domain(batch.name, "truth values", rows, Interval(0.0, 1.0), kept, batch.place)
         return Truths(rows.astype(compute_dtype(x.dtype), copy=False))
 
-    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
-        """The formula of BinaryCrossEntropyWithLogits, and a mean over each row."""
-        weight = class_weights(batch, self.class_weight)
+    @staticmethod
+    def formula(xp: Any, x: Any, truth: Any, share: Any) -> tuple[Any, ...]:
+        """That of BinaryCrossEntropyWithLogits, and a mean over each row."""
+        values, slope = BinaryCrossEntropyWithLogits.formula(xp, x, truth, 1.0)
+        return xp.row_sum(values * share), slope * share
 
-        def mean(xp: Any, x: Array, t: Array) -> tuple[Array, ...]:
-            share = 1.0 / x.shape[1] if weight is None else (weight / x.shape[1]).astype(x.dtype)
-            values, slope = BinaryCrossEntropyWithLogits.formula(xp, x, t, 1.0)
-            return xp.sum(values * share, axis=1), slope * share
-
-        return batch.ops.rowwise(mean, (batch.arrays[0], truths.targets), row_weight, out)
+    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+        """Truths, and the share of each class in the mean."""
+        weight, classes = class_weights(batch, self.class_weight), batch.arrays[0].shape[1]
+        return truths.targets, 1.0 / classes if weight is None else (weight / classes)[None, :]
 
 
 def _has_floats(truths: Any) -> bool:

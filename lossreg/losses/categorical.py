@@ -11,14 +11,16 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from ..arrays import Batch
-from ..base import ReducedLoss, RowLoss, Truths
+from ..base import ReducedLoss, RowLoss, Truths, Wanted
 from ..checks import on_host
 from ..config import register
 from ..ops import Array
+from ..reduction import Weights
 from ..schema import Configurable, Problem
 from ..targets import Targets
 from ..truths import Labels
 from .labels import ClassWeight, LabelOptions, NameOptions, class_weights
+from .softmax import softmax_cross_entropy, target_arguments
 
 __all__ = ["NLL", "CrossEntropy", "NonFiniteLossError"]
 
@@ -106,33 +108,39 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
             rows = rows * weight.astype(rows.dtype)
         return Truths(Targets(batch.ops, rows=rows, present=targets.present), targets.present)
 
-    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
-        """The kernel of the backend, with smoothing as one coefficient for each class."""
+    formula = staticmethod(softmax_cross_entropy)
+
+    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+        """Targets, with smoothing as one coefficient for each class."""
         x, e = batch.arrays[0], self.label_smoothing
         smoothing = None
-        target_weight = truths.counted
+        target_weight: Any = truths.counted
         if e and truths.targets.rows is None:
             weight = class_weights(batch, self.class_weight)
             smoothing = (batch.ops.xp.ones(x.shape[1]) if weight is None else weight) * (e / x.shape[1])
-            even = batch.ops.xp.ones(x.shape[0]) if target_weight is None else target_weight
-            target_weight = even * (1 - e)
-        grad = None if out is None else out[0]
-        values = batch.ops.softmax_cross_entropy(x, truths.targets, target_weight, smoothing, row_weight, out=grad)
-        if self.check_finite:
-            _check_finite(batch, values, grad, row_weight)
-        return values
+            target_weight = 1 - e if target_weight is None else target_weight * (1 - e)
+        return target_arguments(batch.ops, truths.targets, x.shape[1], target_weight, smoothing)
+
+    def compute(
+        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+    ) -> tuple[Array | None, Any]:
+        """As for all rows; values and gradient are looked at where that is asked for."""
+        if not self.check_finite:
+            return super().compute(batch, truths, weights, wanted, out)
+        values, total = super().compute(batch, truths, weights, replace(wanted, values=True), out)
+        _check_finite(batch, values, None if out is None else out[0])
+        return values if wanted.values else None, total
 
 
-def _check_finite(batch: Batch, values: Array, grad: Array | None, row_weight: Array | None) -> None:
-    xp = batch.ops.xp
-    kept = xp.ones(len(values), bool) if row_weight is None else row_weight != 0
-    for what, found in (("loss", values[:, None]), ("gradient", grad)):
+def _check_finite(batch: Batch, values: Array | None, grad: Array | None) -> None:
+    """Both are 0 where a row has no weight."""
+    for what, found in (("loss", values), ("gradient", grad)):
         if found is not None:
-            bad = np.flatnonzero(on_host(kept & ~xp.isfinite(found).all(axis=1)))
+            bad = np.flatnonzero(on_host(~batch.ops.xp.isfinite(found).all(axis=1)))
             if len(bad):
                 rows = ", ".join(batch.place(int(row)) for row in bad[:5])
                 rows += f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-                count = f"{len(bad)} of {len(values)} rows"
+                count = f"{len(bad)} of {len(found)} rows"
                 raise NonFiniteLossError(f"The {what} of {batch.name} is not finite in {count}: {rows}.")
 
 
@@ -166,13 +174,12 @@ class NLL(RowLoss, NameOptions):
         weight = class_weights(batch, self.class_weight)
         return Truths(targets.ids, targets.present, None if weight is None else weight[targets.ids])
 
-    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
+    @staticmethod
+    def formula(xp: Any, x: Any, ids: Any, weight: Any) -> tuple[Any, ...]:
         """One number a row."""
+        value = xp.where(weight == 0.0, 0.0, -weight * xp.pick(x, ids))
+        return value, xp.where(xp.columns(x) == ids, -weight, 0.0)
 
-        def pick(xp: Any, x: Array, y: Array, weight: Array | None) -> tuple[Array, ...]:
-            rows, slope = xp.arange(len(x)), xp.zeros(x.shape, x.dtype)
-            weight = 1.0 if weight is None else weight
-            slope[rows, y] = -weight
-            return xp.where(slope[rows, y] == 0, 0, -weight * x[rows, y]), slope
-
-        return batch.ops.rowwise(pick, (batch.arrays[0], truths.targets, truths.counted), row_weight, out)
+    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+        """Ids and their weights."""
+        return truths.targets, 1.0 if truths.counted is None else truths.counted

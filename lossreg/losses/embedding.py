@@ -17,6 +17,7 @@ from ..ops import Array
 from ..reduction import Reduction
 from ..schema import INFINITY_ALLOWED
 from ..targets import Targets
+from .softmax import softmax_cross_entropy, target_arguments
 
 __all__ = ["CosineEmbedding", "CosineSimilarity", "InfoNCE", "PairwiseDistance", "TripletMargin"]
 
@@ -75,20 +76,21 @@ class CosineEmbedding(_PairLoss):
             check_domain(batch.name, "truths", signs, OneOf((1.0, -1.0)), batch.kept, batch.place)
         return Truths(signs.reshape(-1).astype(batch.arrays[0].dtype))
 
-    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
-        """Cosines, and what the truth makes of them."""
-        margin = self.margin
+    @staticmethod
+    def formula(xp: Any, a: Any, b: Any, truth: Any, margin: Any) -> tuple[Any, ...]:
+        """The cosine, and what the truth makes of it."""
+        lengths = (_length(xp, a), _length(xp, b))
+        # beside 1e6 or more the 1e-12 is not seen, and the square could overflow
+        a_norm, b_norm = (xp.where(x > 1e6, x, xp.sqrt(x * x + 1e-12)) for x in lengths)
+        a_unit, b_unit = a / a_norm, b / b_norm
+        cosine = xp.row_sum(a_unit * b_unit)
+        sign = xp.where(truth > 0.0, -1.0, xp.where(cosine >= margin, 1.0, 0.0))
+        value = xp.where(truth > 0.0, 1.0 - cosine, xp.maximum(cosine - margin, 0.0))
+        return value, sign / a_norm * (b_unit - cosine * a_unit), sign / b_norm * (a_unit - cosine * b_unit)
 
-        def hinge(xp: Any, a: Array, b: Array, t: Array) -> tuple[Array, ...]:
-            a_norm, b_norm = (xp.hypot(_length(xp, x), x.dtype.type(1e-6))[:, None] for x in (a, b))
-            a_unit, b_unit = a / a_norm, b / b_norm
-            cosine = xp.sum(a_unit * b_unit, axis=1)
-            sign = xp.where(t > 0, -1.0, (cosine >= margin).astype(a.dtype))
-            values = xp.where(t > 0, 1.0 - cosine, xp.maximum(cosine - margin, 0.0))
-            factor, along = sign[:, None], cosine[:, None]
-            return values, factor * (b_unit - along * a_unit) / a_norm, factor * (a_unit - along * b_unit) / b_norm
-
-        return batch.ops.rowwise(hinge, (*batch.arrays, truths.targets), row_weight, out)
+    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+        """Signs and margin."""
+        return truths.targets, float(self.margin)
 
 
 @register("CosineSimilarity.v1", alias="similar")
@@ -115,19 +117,19 @@ class CosineSimilarity(_PairLoss):
         """The axis of the option."""
         return self.axis
 
-    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
-        """Cosines of rows."""
-        eps = self.eps
+    @staticmethod
+    def formula(xp: Any, a: Any, b: Any, eps: Any) -> tuple[Any, ...]:
+        """The cosine."""
+        lengths = (_length(xp, a), _length(xp, b))
+        a_norm, b_norm = (xp.maximum(length, eps) for length in lengths)
+        a_unit, b_unit = a / a_norm, b / b_norm
+        value = xp.row_sum(a_unit * b_unit)
+        a_along, b_along = (xp.where(length > eps, value, 0.0) for length in lengths)
+        return value, (b_unit - a_along * a_unit) / a_norm, (a_unit - b_along * b_unit) / b_norm
 
-        def cosine(xp: Any, a: Array, b: Array) -> tuple[Array, ...]:
-            lengths = [_length(xp, x)[:, None] for x in (a, b)]
-            a_norm, b_norm = (xp.maximum(length, eps) for length in lengths)
-            a_unit, b_unit = a / a_norm, b / b_norm
-            values = xp.sum(a_unit * b_unit, axis=1)
-            a_along, b_along = (xp.where(length > eps, values[:, None], 0.0) for length in lengths)
-            return values, (b_unit - a_along * a_unit) / a_norm, (a_unit - b_along * b_unit) / b_norm
-
-        return batch.ops.rowwise(cosine, batch.arrays, row_weight, out)
+    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+        """The least length."""
+        return (float(self.eps),)
 
 
 @register("PairwiseDistance.v1", alias="pairwise")
@@ -158,15 +160,19 @@ class PairwiseDistance(_PairLoss):
         """With the last axis of the values kept, if asked for."""
         return replace(super().read_guesses(guesses), keepdims=self.keepdims)
 
-    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
-        """Distances of rows."""
-        p, eps = self.p, self.eps
+    @staticmethod
+    def formula(xp: Any, a: Any, b: Any, eps: Any, p: float) -> tuple[Any, ...]:
+        """The distance."""
+        value, slope = _distance(xp, a, b, p, eps)
+        return value, slope, -slope
 
-        def distance(xp: Any, a: Array, b: Array) -> tuple[Array, ...]:
-            values, slope = _distance(xp, a, b, p, eps)
-            return values, slope, -slope
+    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+        """What is added to the difference."""
+        return (float(self.eps),)
 
-        return batch.ops.rowwise(distance, batch.arrays, row_weight, out)
+    def static(self) -> tuple[Any, ...]:
+        """The p of the norm."""
+        return (self.p,)
 
 
 @register("TripletMargin.v1", alias="triplet")
@@ -192,46 +198,51 @@ class TripletMargin(_PairLoss):
 
     inputs = ("anchor", "positive", "negative")
 
-    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
-        """Distances of rows, and the hinge between them."""
-        margin, p, eps, swap = self.margin, self.p, self.eps, self.swap
+    @staticmethod
+    def formula(
+        xp: Any, anchor: Any, positive: Any, negative: Any, margin: Any, eps: Any, p: float, swap: bool
+    ) -> tuple[Any, ...]:
+        """Two distances or three, and the hinge between them."""
+        near, d_near = _distance(xp, anchor, positive, p, eps)
+        far, d_far = _distance(xp, anchor, negative, p, eps)
+        d_other = 0.0
+        if swap:
+            other, d_other = _distance(xp, positive, negative, p, eps)
+            share = xp.where(far < other, 1.0, xp.where(far > other, 0.0, 0.5))
+            far = xp.minimum(far, other)
+            d_far, d_other = d_far * share, d_other * (1.0 - share)
+        gap = margin + near - far
+        slopes = (d_near - d_far, -d_near - d_other, d_far + d_other)
+        return xp.maximum(gap, 0.0), *(xp.where(gap < 0.0, 0.0, slope) for slope in slopes)
 
-        def hinge(xp: Any, anchor: Array, positive: Array, negative: Array) -> tuple[Array, ...]:
-            near, d_near = _distance(xp, anchor, positive, p, eps)
-            far, d_far = _distance(xp, anchor, negative, p, eps)
-            d_other, share = xp.zeros_like(d_far), xp.ones_like(far)
-            if swap:
-                other, d_other = _distance(xp, positive, negative, p, eps)
-                share = xp.where(far < other, 1.0, xp.where(far > other, 0.0, 0.5)).astype(far.dtype)
-                far = xp.minimum(far, other)
-            gap = margin + near - far
-            cut = (gap < 0)[:, None]
-            d_far, d_other = d_far * share[:, None], d_other * (1 - share)[:, None]
-            slopes = (d_near - d_far, -d_near - d_other, d_far + d_other)
-            return xp.maximum(gap, 0.0), *(xp.where(cut, 0.0, slope) for slope in slopes)
+    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+        """The hinge, and what is added to differences."""
+        return float(self.margin), float(self.eps)
 
-        return batch.ops.rowwise(hinge, batch.arrays, row_weight, out)
+    def static(self) -> tuple[Any, ...]:
+        """The p of the norm, and whether the positive counts as an anchor too."""
+        return self.p, self.swap
 
 
-def _distance(xp: Any, a: Array, b: Array, p: float, eps: float) -> tuple[Array, Array]:
+def _distance(xp: Any, a: Any, b: Any, p: float, eps: Any) -> tuple[Any, Any]:
     """|a - b + eps|_p of each row, and its slope with respect to a."""
     r = a - b + eps
     size = abs(r)
     if p == 0:
-        return xp.sum(xp.sign(size), axis=1), xp.zeros_like(r)
+        return xp.row_sum(xp.sign(size)), 0.0 * size
     if p == 1:
-        return xp.sum(size, axis=1), xp.sign(r)
-    largest = xp.max(size, axis=1)
+        return xp.row_sum(size), xp.sign(r)
+    largest = xp.row_max(size)
     if p == np.inf:
-        ties = size == largest[:, None]
-        return largest, xp.sign(r) * ties / xp.sum(ties, axis=1)[:, None]
+        ties = xp.where(size == largest, 1.0, 0.0)
+        return largest, xp.sign(r) * ties / xp.row_sum(ties)
     # divided by the largest first, so that no power overflows or vanishes
-    unit = xp.where((largest == 0) | xp.isinf(largest), 1, largest)[:, None]
+    unit = xp.where((largest == 0.0) | xp.isinf(largest), 1.0, largest)
     scaled = size / unit
-    length = (xp.sum(scaled**p, axis=1) ** (1 / p))[:, None]
-    share = xp.where(xp.isinf(size), 1, scaled / xp.where(length == 0, 1, length))
-    power = xp.where(share == 0, 0, xp.where(share == 0, 1, share) ** (p - 1))
-    return (unit * length)[:, 0], xp.sign(r) * power
+    length = xp.row_sum(scaled**p) ** (1 / p)
+    share = xp.where(xp.isinf(size), 1.0, scaled / xp.where(length == 0.0, 1.0, length))
+    power = xp.where(share == 0.0, 0.0, xp.where(share == 0.0, 1.0, share) ** (p - 1))
+    return unit * length, xp.sign(r) * power
 
 
 @register("InfoNCE.v1")
@@ -277,21 +288,23 @@ class InfoNCE(CoupledLoss):
             others = kept[None, :] | (ops.xp.arange(len(kept))[:, None] == ops.xp.arange(len(kept))[None, :])
             logits = ops.xp.where(others, logits, logits.dtype.type(-float("inf")))
         slope = ops.xp.empty_like(logits)
-        values = ops.softmax_cross_entropy(logits, targets, None, None, None, out=slope)
+        arguments = target_arguments(ops, targets, logits.shape[1], None, None)
+        options: dict[str, Any] = {"rows": True, "values": True, "total": False, "out": [slope]}
+        values: Any = ops.run(softmax_cross_entropy, [logits], arguments, None, 1.0, **options)[0]
 
         def backprop(d_values: Array) -> tuple[Array, ...]:
             d_cosine = slope * (d_values[:, None] / self.temperature)
             return _unit_backprop(q, q_norm, d_cosine @ k), _unit_backprop(k, k_norm, d_cosine.T @ q)
 
-        return values, backprop
+        return values[:, 0], backprop
 
 
-def _length(xp: Any, x: Array) -> Array:
+def _length(xp: Any, x: Any) -> Any:
     """|x| of each row, scaled by its largest item first, so that no square overflows or vanishes."""
-    largest = xp.max(abs(x), axis=1)
-    unit = xp.where((largest == 0) | xp.isinf(largest), 1, largest)
-    scaled = x / unit[:, None]
-    return unit * xp.sqrt(xp.sum(scaled * scaled, axis=1))
+    largest = xp.row_max(abs(x))
+    unit = xp.where((largest == 0.0) | xp.isinf(largest), 1.0, largest)
+    scaled = x / unit
+    return unit * xp.sqrt(xp.row_sum(scaled * scaled))
 
 
 def _unit(xp: Any, x: Array) -> tuple[Array, Array]:

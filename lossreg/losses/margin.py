@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
+
 from ..arrays import Batch
-from ..base import ElementwiseLoss, RowLoss, Truths
+from ..base import ElementwiseLoss, RowLoss, Truths, Wanted
 from ..checks import OneOf
 from ..config import register
 from ..ops import Array
+from ..ops.base import compute_dtype
+from ..reduction import Weights
 from ..truths import Labels
 from .labels import ClassWeight, NameOptions, class_weights
 
@@ -105,19 +110,18 @@ class MultiMargin(RowLoss, NameOptions):
             weight = weight[targets.ids].reshape(batch.values_shape)
         return Truths(targets.ids, targets.present, weight=weight)
 
-    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
+    @staticmethod
+    def formula(xp: Any, x: Any, ids: Any, margin: Any, classes: Any, p: int) -> tuple[Any, ...]:
         """All gaps of a row at once."""
-        p, margin = self.p, self.margin
+        is_label = xp.columns(x) == ids
+        gap = xp.where(is_label, 0.0, xp.maximum(x - xp.pick(x, ids) + margin, 0.0))
+        slope = xp.sign(gap) if p == 1 else 2.0 * gap
+        value = xp.row_sum(gap if p == 1 else gap * gap) / classes
+        return value, xp.where(is_label, -xp.row_sum(slope), slope) * (1.0 / classes)
 
-        def hinge(xp: Any, x: Array, y: Array) -> tuple[Array, ...]:
-            rows = xp.arange(len(x))
-            gap = xp.maximum(x - x[rows, y][:, None] + margin, 0.0)
-            gap[rows, y] = 0.0
-            slope = xp.sign(gap) if p == 1 else 2.0 * gap
-            slope[rows, y] = -xp.sum(slope, axis=1)
-            return xp.sum(gap if p == 1 else gap * gap, axis=1) / x.shape[1], slope / x.shape[1]
-
-        return batch.ops.rowwise(hinge, (batch.arrays[0], truths.targets), row_weight, out)
+    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+        """Ids, and the numbers of the formula."""
+        return truths.targets, float(self.margin), float(batch.arrays[0].shape[1]), self.p
 
 
 @register("MultiLabelMargin.v1", alias="multilabel")
@@ -143,25 +147,59 @@ class MultiLabelMargin(RowLoss, NameOptions):
         return Labels(type(self).__name__, self.names, None, None)
 
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
-        """The labels of each row as bools."""
-        targets = self.labels.read_multi(batch, truths)
-        return Truths(targets.members(batch.arrays[0].shape[1]), targets.present)
+        """The labels of each row, as bools and as lists."""
+        targets, xp, asarray = self.labels.read_multi(batch, truths), batch.ops.xp, batch.ops.asarray
+        indptr: Any = targets.indptr
+        counts = np.diff(indptr)
+        most = int(counts.max(initial=0))
+        width = next((n for n in _AT_ONCE if n >= most), -(-most // _AT_ONCE[-1]) * _AT_ONCE[-1])
+        ids = xp.zeros((len(counts), width), np.int64)
+        place = np.arange(indptr[-1]) - np.repeat(indptr[:-1], counts)
+        ids[asarray(np.repeat(np.arange(len(counts)), counts)), asarray(place)] = targets.ids
+        members = targets.members(batch.arrays[0].shape[1])
+        return Truths((members, asarray(counts.astype(np.float64)), ids), targets.present)
 
-    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
-        """A pass over the classes for each label that some row has: O(N C) memory."""
+    @staticmethod
+    def formula(xp: Any, x: Any, members: Any, count: Any, classes: Any, *ids: Any) -> tuple[Any, ...]:
+        """All gaps to some labels of each row; the i-th is there where there are more than i."""
+        value, slope = 0.0, 0.0
+        for i, label in enumerate(ids):
+            there = count > float(i)
+            gap = xp.where(there & ~members, xp.maximum(1.0 - xp.pick(x, label) + x, 0.0), 0.0)
+            active = xp.sign(gap)
+            value = value + xp.row_sum(gap)
+            slope = slope + xp.where(there & (xp.columns(x) == label), -xp.row_sum(active), active)
+        return value / classes, slope * (1.0 / classes)
 
-        def hinge(xp: Any, x: Array, labels: Array) -> tuple[Array, ...]:
-            n, classes = x.shape
-            values, slope, rows = xp.zeros(n, x.dtype), xp.zeros(x.shape, x.dtype), xp.arange(n)
-            order = xp.argsort(~labels, axis=1, kind="stable")  # the labels of a row first
-            most = classes if batch.ops.on_device else int(labels.sum(axis=1).max(initial=0))
-            for k in range(most):
-                j = order[:, k]
-                gap = xp.where(labels | ~labels[rows, j][:, None], 0.0, xp.maximum(1.0 - x[rows, j][:, None] + x, 0.0))
-                active = xp.sign(gap)
-                values += xp.sum(gap, axis=1)
-                slope += active
-                slope[rows, j] -= xp.sum(active, axis=1)
-            return values / classes, slope / classes
+    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+        """The first labels; where there are more, `compute` asks again."""
+        members, count, ids = truths.targets
+        first = ids[:, : _AT_ONCE[-1]]
+        return (members, count, float(batch.arrays[0].shape[1]), *(first[:, i] for i in range(first.shape[1])))
 
-        return batch.ops.rowwise(hinge, (batch.arrays[0], truths.targets), row_weight, out)
+    def compute(
+        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+    ) -> tuple[Array | None, Any]:
+        """One pass for some labels, and a sum of passes where there are more."""
+        members, count, ids = truths.targets
+        xp, most = batch.ops.xp, _AT_ONCE[-1]
+        if ids.shape[1] <= most:
+            return super().compute(batch, truths, weights, wanted, out)
+        slope = None if out is None else xp.zeros(out[0].shape, compute_dtype(out[0].dtype))
+        values: Any = None
+        total: Any = 0.0
+        for start in range(0, ids.shape[1], most):
+            some = replace(truths, targets=(members, count - start, ids[:, start : start + most]))
+            part = None if slope is None else [xp.empty_like(slope)]
+            found, add = super().compute(batch, some, weights, wanted, part)
+            values = found if values is None else values + found
+            total = total + add if wanted.total else None
+            if slope is not None and part is not None:
+                slope += part[0]
+        if out is not None:
+            out[0][...] = slope
+        return values, total
+
+
+_AT_ONCE = (1, 2, 4, 8)
+"""How many labels a pass takes."""

@@ -142,7 +142,7 @@ class _DistanceLoss(Loss):
         guesses, truths = real_array(name, "guesses", guesses), real_array(name, "truths", truths)
         ops = get_ops(guesses)
         if not ops.owns(truths):
-            raise fail(name, "truths", f"of {ops.name} as the guesses are", describe(truths))
+            raise fail(name, "truths", f"of {ops.library} as the guesses are", describe(truths))
         if guesses.ndim < self.axes:
             raise fail(name, "guesses", "of shape (N, D)", f"shape {guesses.shape}")
         check_shape(name, "truths", truths, guesses.shape, "guesses")

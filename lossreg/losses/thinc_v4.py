@@ -13,10 +13,12 @@ from ..base import RowLoss, Truths
 from ..checks import Interval, check_domain
 from ..config import register
 from ..ops import Array
+from ..ops.base import compute_dtype
 from ..reduction import Reduction
 from ..targets import Targets
 from ..truths import Labels
 from .labels import ClassWeight, LabelOptions, class_weights
+from .softmax import probability_cross_entropy, target_arguments
 from .thinc import UNIT, Smoothing, as_list, check_smoothing, read_sequences
 
 __all__ = ["CategoricalCrossentropy_v4", "SequenceCategoricalCrossentropy_v4"]
@@ -80,25 +82,29 @@ class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the ver
             expected = 'with rows that sum to 1 (for outputs that are not a softmax take wrt="probs")'
             check_domain(batch.name, "guesses", sums, Interval(0.99, 1.01), kept, batch.place, expected)
 
-    def rows(self, batch: Batch, truths: Truths, row_weight: Array | None, out: list[Array] | None) -> Array:
-        """The kernel of the backend, with smoothing as one coefficient for each class."""
-        classes = batch.arrays[0].shape[1]
-        target_weight, smoothing = truths.counted, None
+    formula = staticmethod(probability_cross_entropy)
+
+    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+        """Targets, with smoothing as one coefficient for each class, and the limits of the dtype."""
+        x = batch.arrays[0]
+        classes = x.shape[1]
+        target_weight: Any = truths.counted
+        smoothing = None
         if self.label_smoothing:
             share = self.label_smoothing * classes / max(classes - 1, 1)
             weight = class_weights(batch, self.class_weight)
             smoothing = (batch.ops.xp.ones(classes) if weight is None else weight) * (share / classes)
-            even = batch.ops.xp.ones(batch.arrays[0].shape[0]) if target_weight is None else target_weight
-            target_weight = even * (1 - share)
-        return batch.ops.probability_cross_entropy(
-            batch.arrays[0],
-            truths.targets,
-            target_weight,
-            smoothing,
-            row_weight,
-            wrt_logits=self.wrt == "logits",
-            out=None if out is None else out[0],
+            target_weight = 1 - share if target_weight is None else target_weight * (1 - share)
+        limits = np.finfo(np.float16 if x.dtype.name == "float16" else compute_dtype(x.dtype))
+        return (
+            *target_arguments(batch.ops, truths.targets, classes, target_weight, smoothing),
+            float(limits.tiny),
+            float(limits.max),
         )
+
+    def static(self) -> tuple[Any, ...]:
+        """Whether the slope is that in the logits."""
+        return (self.wrt == "logits",)
 
 
 @register("SequenceCategoricalCrossentropy.v4")

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from ..config import registry
 from ..schema import closest
-from .base import FORMULA_FUNCTIONS, Array, Ops
+from .base import FORMULA_FUNCTIONS, ROW_FUNCTIONS, Array, Ops
 from .numpy_ops import NumpyOps
 
 __all__ = [
-    "FORMULA_FUNCTIONS", "Array", "NumpyOps", "Ops", "get_ops", "prefer_gpu", "require_cpu", "require_gpu", "use_ops",
+    "FORMULA_FUNCTIONS", "ROW_FUNCTIONS", "Array", "NumpyOps", "Ops", "get_ops", "prefer_gpu", "require_cpu",
+    "require_gpu", "use_ops",
 ]  # fmt: skip
 
 _chosen: contextvars.ContextVar[Ops | None] = contextvars.ContextVar("lossreg_ops", default=None)
@@ -25,6 +28,26 @@ _chosen: contextvars.ContextVar[Ops | None] = contextvars.ContextVar("lossreg_op
 def _numpy() -> Ops:
     """The NumPy backend."""
     return NumpyOps()
+
+
+@functools.cache
+def _jit() -> Ops:
+    """The compiled backend; ImportError with the way to install it when llvmlite is missing."""
+    try:
+        from .jit_ops import JitOps
+
+        return JitOps()
+    except ImportError as error:
+        raise ImportError("llvmlite is not installed: python -m pip install 'lossreg[jit]'") from error
+
+
+@functools.cache
+def _default() -> Ops:
+    """The compiled backend where its compiler is installed and LOSSREG_JIT is not 0, else the NumPy backend."""
+    wanted = os.environ.get("LOSSREG_JIT", "1")
+    if wanted not in ("0", "1"):
+        raise ValueError(f"LOSSREG_JIT: expected 0 or 1, got {wanted!r}.")
+    return _jit() if wanted == "1" and importlib.util.find_spec("llvmlite") else _numpy()
 
 
 @functools.cache
@@ -41,18 +64,19 @@ def _cupy() -> Ops:
 
 
 registry.ops.register("numpy", func=_numpy)
+registry.ops.register("numba", func=_jit)
 registry.ops.register("cupy", func=_cupy)
 
 
 def get_ops(value: Any = None) -> Ops:
-    """The backend of an array or of a name ("numpy", "cupy"); without an argument, the chosen one or NumPy.
+    """The backend of an array or of a name ("numpy", "numba", "cupy"); without an argument, the chosen one or NumPy's.
 
     An array decides by its own type: choosing a backend with `use_ops` or `prefer_gpu` never moves data. The choice
     counts for values that belong to no backend (plain lists) and between two backends for the same arrays.
     """
     chosen = _chosen.get()
     if value is None:
-        return chosen or _numpy()
+        return chosen or _default()
     if isinstance(value, Ops):
         return value
     if isinstance(value, str):
@@ -63,8 +87,8 @@ def get_ops(value: Any = None) -> Ops:
         return ops
     if chosen is not None and chosen.owns(value):
         return chosen
-    if _numpy().owns(value):
-        return _numpy()
+    if _default().owns(value):
+        return _default()
     if type(value).__module__.partition(".")[0] == "cupy" and "cupy" in sys.modules:
         return _cupy()
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
@@ -101,6 +125,6 @@ def require_gpu() -> bool:
 
 
 def require_cpu() -> bool:
-    """Choose NumPy."""
-    _chosen.set(_numpy())
+    """Choose NumPy's arrays."""
+    _chosen.set(_default())
     return True

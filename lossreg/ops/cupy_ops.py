@@ -14,7 +14,7 @@ __all__ = ["CupyOps"]
 class CupyOps(Ops):
     """CuPy arrays on the current CUDA device and stream. No method waits for the device except `to_numpy`."""
 
-    name = "cupy"
+    name = library = "cupy"
     on_device = True
 
     def __init__(self) -> None:

@@ -1,0 +1,435 @@
+"""A graph as one LLVM function: a few passes over the elements of each row, with what is known of rows in between.
+
+    for each block of rows that this thread claims
+        for each row
+            pass 0: reductions of what is known -> rows' numbers in float64
+            pass 1: reductions that need those, ...
+            last pass: elements of the outputs are stored
+
+A row lies in the cache after its first pass. What a pass computes with an expensive function and a later one needs as
+well is kept in a scratch row. Reductions add in float64, in an order that depends on nothing but the row's length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .lanes import Code, Lanes
+from .trace import ELEMENT, LIBRARY, REDUCTIONS, Graph, Symbol
+
+__all__ = ["HEADER", "STORAGE", "Array", "Output", "function_text"]
+
+STORAGE = {
+    "float64": ("double", 8), "float32": ("float", 4), "float16": ("half", 2), "bfloat16": ("i16", 2),
+    "bool": ("i8", 1),
+    "int8": ("i8", 1), "int16": ("i16", 2), "int32": ("i32", 4), "int64": ("i64", 8),
+    "uint8": ("i8", 1), "uint16": ("i16", 2), "uint32": ("i32", 4), "uint64": ("i64", 8),
+}  # fmt: skip
+"""dtypes in memory: their LLVM type and bytes."""
+
+HEADER = ("claimed", "rows", "columns", "elements", "rows_a_claim")
+"""The first slots of a call, 64 bits each; then a pointer and the bytes between rows for each array; then numbers."""
+
+EXPENSIVE = {*LIBRARY, "pow"} - {"sqrt"}
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array of a call: its dtype in memory, and whether it has one number a row or one an element."""
+
+    dtype: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is stored where."""
+
+    symbol: Symbol
+    array: Array
+
+
+class _Function:
+    def __init__(
+        self, graph: Graph, arrays: dict[int, Array], outputs: Sequence[Output], bits: int, vector_bytes: int
+    ) -> None:
+        self.graph, self.arrays, self.outputs = graph, arrays, outputs
+        self.code = Code()
+        self.lanes = Lanes(self.code, bits, 2 * vector_bytes * 8 // bits)
+        self.row_lanes = Lanes(self.code, 64, 1)
+        self.numbers = [x for x in graph.symbols.values() if x.op == "number"]
+        self.known: dict[int, str] = {}
+        """Numbers and rows' numbers that have been computed, by key."""
+        self.pointers: dict[int, str] = {}
+        self.plan()
+
+    # which pass does what
+
+    def plan(self) -> None:
+        """Reductions by pass, and what is kept from pass to pass."""
+        reductions: dict[int, Symbol] = {}
+        for output in self.outputs:
+            for x in self.below([output.symbol], through=True):
+                if x.op in REDUCTIONS:
+                    reductions[x.key] = x
+        stored = [o for o in self.outputs if o.array.rank == ELEMENT]
+        last = max([o.symbol.stage for o in stored] + [x.stage - 1 for x in reductions.values()], default=0)
+        self.reduced = [[x for x in reductions.values() if x.stage - 1 == i] for i in range(last + 1)]
+        roots = [[x.args[0] for x in group] for group in self.reduced]
+        roots[last] = roots[last] + [o.symbol for o in stored]
+        seen = [{x.key: x for x in self.below(group)} for group in roots]
+        candidates = {
+            key
+            for group in seen
+            for key, x in group.items()
+            if x.op in EXPENSIVE and x.rank == ELEMENT and sum(key in g for g in seen) > 1
+        }
+        kept: set[int] = set()
+        self.kept_in: dict[int, int] = {}  # symbol -> the pass that stores it
+        for i, group in enumerate(roots):
+            for x in self.below(group, stop={k for k in candidates if self.kept_in.get(k, i) < i}):
+                if x.key in candidates and self.kept_in.setdefault(x.key, i) < i:
+                    kept.add(x.key)
+        self.scratch = {key: place for place, key in enumerate(sorted(kept))}
+        self.last = last
+
+    def below(self, roots: Iterable[Symbol], through: bool = False, stop: Iterable[int] = ()) -> list[Symbol]:
+        """All that elements of the roots are computed of; not what rows are, unless `through`."""
+        seen, left, stop = {}, list(roots), set(stop)
+        while left:
+            x = left.pop()
+            if x.key in seen:
+                continue
+            seen[x.key] = x
+            if x.key in stop or (x.rank != ELEMENT and not through):
+                continue
+            left.extend(arg for arg in x.args if isinstance(arg, Symbol))
+        return list(seen.values())
+
+    # the text
+
+    def text(self) -> str:
+        code = self.code
+        header = {}
+        for i, what in enumerate(HEADER):
+            header[what] = self.argument(i, "i64") if what != "claimed" else ""
+        places = len(HEADER)
+        bases, strides = {}, {}
+        count = len(self.arrays) + len(self.outputs)
+        for place in range(count):
+            bases[place] = self.argument(places + 2 * place, "ptr")
+            strides[place] = self.argument(places + 2 * place + 1, "i64")
+        for place, number in enumerate(self.numbers):
+            self.known[number.key] = self.argument(places + 2 * count + place, "double")
+        self.columns_total = header["columns"]
+        claimed, row = code.slot("i64"), code.slot("i64")
+        self.column = code.slot("i64")
+        code.add("  br label %claim")
+        code.add("claim:")
+        block = code.value("atomicrmw add ptr %call, i64 1 monotonic")
+        first = code.value(f"mul i64 {block}, {header['rows_a_claim']}")
+        more = code.value(f"icmp slt i64 {first}, {header['rows']}")
+        code.add(f"  br i1 {more}, label %claimed_rows, label %done")
+        code.add("claimed_rows:")
+        end = code.value(f"add i64 {first}, {header['rows_a_claim']}")
+        end = code.call("i64", "llvm.smin.i64", ("i64", end), ("i64", header["rows"]))
+        code.add(f"  store i64 {end}, ptr {claimed}")
+        code.add(f"  store i64 {first}, ptr {row}")
+        code.add("  br label %row")
+        code.add("row:")
+        current = code.value(f"load i64, ptr {row}")
+        for place in range(count):
+            offset = code.value(f"mul i64 {current}, {strides[place]}")
+            self.pointers[place] = code.value(f"getelementptr i8, ptr {bases[place]}, i64 {offset}")
+        before = code.value(f"mul i64 {current}, {header['columns']}")
+        left = code.value(f"sub i64 {header['elements']}, {before}")
+        self.columns = code.call("i64", "llvm.smin.i64", ("i64", left), ("i64", header["columns"]))
+        for place in range(self.last + 1):
+            if self.reduced[place] or place == self.last:
+                self.loop(place)
+        for target, output in enumerate(self.outputs):
+            if output.array.rank != ELEMENT:
+                self.store(self.row_lanes, output.array.dtype, self.row_value(output.symbol), self.target(target))
+        following = code.value(f"add i64 {current}, 1")
+        code.add(f"  store i64 {following}, ptr {row}")
+        again = code.value(f"icmp slt i64 {following}, {code.value(f'load i64, ptr {claimed}')}")
+        code.add(f"  br i1 {again}, label %row, label %claim")
+        code.add("done:")
+        code.add("  ret void")
+        top = ["define void @run(ptr noalias %call, ptr noalias %scratch) {", "entry:", *code.slots]
+        return "\n".join([*sorted(code.declared), *top, *code.lines, "}"]) + "\n"
+
+    def argument(self, place: int, kind: str) -> str:
+        address = self.code.value(f"getelementptr i64, ptr %call, i64 {place}")
+        return self.code.value(f"load {kind}, ptr {address}")
+
+    def target(self, place: int) -> str:
+        return self.pointers[len(self.arrays) + place]
+
+    def loop(self, place: int) -> None:
+        """One pass over the elements of a row."""
+        code, lanes = self.code, self.lanes
+        reductions, stored = self.reduced[place], place == self.last
+        width = lanes.width
+        sums: dict[int, str] = {}
+        wide = f"<{width} x double>"
+        for x in reductions:
+            if x.op == "row_sum":
+                sums[x.key] = code.slot(wide)
+                code.add(f"  store {wide} zeroinitializer, ptr {sums[x.key]}")
+            else:
+                sums[x.key] = code.slot(lanes.kind)
+                sums[-x.key - 1] = code.slot(lanes.bool)  # whether there was a NaN
+                code.add(f"  store {lanes.kind} {lanes.const(float('-inf'))}, ptr {sums[x.key]}")
+                code.add(f"  store {lanes.bool} zeroinitializer, ptr {sums[-x.key - 1]}")
+        roots = [x.args[0] for x in reductions]
+        if stored:
+            roots += [o.symbol for o in self.outputs if o.array.rank == ELEMENT]
+        loaded = {key for key in self.scratch if self.kept_in[key] < place}
+        splats: dict[int, str] = {}
+        for x in self.below(roots, stop=loaded):
+            if x.rank != ELEMENT and x.key not in loaded:
+                splats[x.key] = self.in_lanes(x)
+        full = code.value(f"and i64 {self.columns}, {-width}")
+        code.add(f"  store i64 0, ptr {self.column}")
+        head, body, check, tail, end = (code.name(x) for x in ("head", "body", "check", "tail", "end"))
+        code.add(f"  br label %{head}\n{head}:")
+        j = code.value(f"load i64, ptr {self.column}")
+        code.add(f"  br i1 {code.value(f'icmp slt i64 {j}, {full}')}, label %{body}, label %{check}\n{body}:")
+        self.block(place, reductions, stored, sums, splats, j, None)
+        code.add(f"  store i64 {code.value(f'add i64 {j}, {width}')}, ptr {self.column}")
+        code.add(f"  br label %{head}\n{check}:")
+        some = code.value(f"icmp slt i64 {full}, {self.columns}")
+        code.add(f"  br i1 {some}, label %{tail}, label %{end}\n{tail}:")
+        left = code.value(f"trunc i64 {code.value(f'sub i64 {self.columns}, {full}')} to i32")
+        mask = code.value(f"icmp slt {lanes.of('i32')} {self.iota()}, {lanes.splat(left, 'i32')}")
+        self.block(place, reductions, stored, sums, splats, full, mask)
+        code.add(f"  br label %{end}\n{end}:")
+        for x in reductions:
+            if x.op == "row_sum":
+                total = code.value(f"load {wide}, ptr {sums[x.key]}")
+                name = f"llvm.vector.reduce.fadd.v{width}f64"
+                code.declared.add(f"declare double @{name}(double, {wide})")
+                self.known[x.key] = code.value(f"call reassoc nsz double @{name}(double 0.0, {wide} {total})")
+            else:
+                largest = code.value(f"load {lanes.kind}, ptr {sums[x.key]}")
+                largest = code.call(lanes.scalar, f"llvm.vector.reduce.fmax.{lanes.suffix}", (lanes.kind, largest))
+                if lanes.bits == 32:
+                    largest = code.value(f"fpext float {largest} to double")
+                bad = code.value(f"load {lanes.bool}, ptr {sums[-x.key - 1]}")
+                bad = code.call("i1", f"llvm.vector.reduce.or.v{width}i1", (lanes.bool, bad))
+                self.known[x.key] = self.row_lanes.where(bad, self.row_lanes.const(float("nan")), largest)
+
+    def iota(self) -> str:
+        return "<" + ", ".join(f"i32 {i}" for i in range(self.lanes.width)) + ">"
+
+    def block(
+        self,
+        place: int,
+        reductions: Sequence[Symbol],
+        stored: bool,
+        sums: dict[int, str],
+        splats: dict[int, str],
+        j: str,
+        mask: str | None,
+    ) -> None:
+        """The lanes at column j; all, or those of the mask."""
+        code, lanes = self.code, self.lanes
+        values = dict(splats)
+
+        def element(x: Symbol) -> str:
+            if x.key not in values:
+                values[x.key] = self.element(x, place, j, mask, element)
+            return values[x.key]
+
+        for x in reductions:
+            found = element(x.args[0])
+            if x.op == "row_sum":
+                found = lanes.where(mask, found, lanes.const(0.0)) if mask else found
+                wide = f"<{lanes.width} x double>"
+                if lanes.bits == 32:
+                    found = code.value(f"fpext {lanes.kind} {found} to {wide}")
+                before = code.value(f"load {wide}, ptr {sums[x.key]}")
+                code.add(f"  store {wide} {code.value(f'fadd nsz {wide} {before}, {found}')}, ptr {sums[x.key]}")
+            else:
+                found = lanes.where(mask, found, lanes.const(float("-inf"))) if mask else found
+                before = code.value(f"load {lanes.kind}, ptr {sums[x.key]}")
+                larger = lanes.where(lanes.gt(found, before), found, before)
+                code.add(f"  store {lanes.kind} {larger}, ptr {sums[x.key]}")
+                bad = code.value(f"load {lanes.bool}, ptr {sums[-x.key - 1]}")
+                bad = lanes.logical("or", bad, lanes.isnan(found))
+                code.add(f"  store {lanes.bool} {bad}, ptr {sums[-x.key - 1]}")
+        if stored:
+            found_outputs = [
+                (i, o.array.dtype, element(o.symbol)) for i, o in enumerate(self.outputs) if o.array.rank == ELEMENT
+            ]
+            for i, dtype, found in found_outputs:
+                size = STORAGE[dtype][1]
+                offset = code.value(f"mul i64 {j}, {size}")
+                address = code.value(f"getelementptr i8, ptr {self.target(i)}, i64 {offset}")
+                self.store(lanes, dtype, found, address, mask)
+
+    def element(self, x: Symbol, place: int, j: str, mask: str | None, element) -> str:  # type: ignore[no-untyped-def]
+        """An element's value: loaded, kept from an earlier pass, or computed."""
+        code, lanes = self.code, self.lanes
+        if x.key in self.scratch:
+            size = lanes.bits // 8
+            width = code.value(f"add i64 {self.columns_total}, {lanes.width}")
+            start = code.value(f"mul i64 {width}, {self.scratch[x.key]}")
+            place_in = code.value(f"mul i64 {code.value(f'add i64 {start}, {j}')}, {size}")
+            address = code.value(f"getelementptr i8, ptr %scratch, i64 {place_in}")
+            if self.kept_in[x.key] < place:  # scratch rows are padded: no mask is needed
+                return code.value(f"load {lanes.kind}, ptr {address}, align {size}")
+            found = self.compute(lanes, x, element)
+            code.add(f"  store {lanes.kind} {found}, ptr {address}, align {size}")
+            return found
+        if x.op == "input":
+            dtype = self.arrays[x.args[0]].dtype
+            offset = code.value(f"mul i64 {j}, {STORAGE[dtype][1]}")
+            base = self.pointers[list(self.arrays).index(x.args[0])]
+            address = code.value(f"getelementptr i8, ptr {base}, i64 {offset}")
+            return self.load(lanes, dtype, x.kind, address, mask)
+        if x.op == "columns":
+            start = code.value(f"trunc i64 {j} to i32")
+            return code.value(f"add {lanes.of('i32')} {lanes.splat(start, 'i32')}, {self.iota()}")
+        return self.compute(lanes, x, element)
+
+    def row_value(self, x: Symbol) -> str:
+        """What is known of the row, or of the call."""
+        if x.key in self.known:
+            return self.known[x.key]
+        code = self.code
+        if x.op == "input":
+            base = self.pointers[list(self.arrays).index(x.args[0])]
+            found = self.load(self.row_lanes, self.arrays[x.args[0]].dtype, x.kind, base, None)
+        elif x.op == "pick":
+            source, index = x.args
+            dtype = self.arrays[source.args[0]].dtype
+            base = self.pointers[list(self.arrays).index(source.args[0])]
+            offset = code.value(f"mul i64 {self.row_value(index)}, {STORAGE[dtype][1]}")
+            found = self.load(
+                self.row_lanes, dtype, x.kind, code.value(f"getelementptr i8, ptr {base}, i64 {offset}"), None
+            )
+        else:
+            found = self.compute(self.row_lanes, x, self.row_value)
+        self.known[x.key] = found
+        return found
+
+    def in_lanes(self, x: Symbol) -> str:
+        """A row's number in all lanes."""
+        lanes = self.lanes
+        if x.op == "const" and x.kind == "f":
+            return lanes.const(x.args[0])
+        value = self.row_value(x)
+        if x.kind == "b":
+            return lanes.splat(value, "i1")
+        if x.kind == "i":
+            return lanes.splat(self.code.value(f"trunc i64 {value} to i32"), "i32")
+        if lanes.bits == 32:
+            value = self.code.value(f"fptrunc double {value} to float")
+        return lanes.splat(value, lanes.scalar)
+
+    def compute(self, lanes: Lanes, x: Symbol, value) -> str:  # type: ignore[no-untyped-def]
+        """One operation on values of its arguments."""
+        op, args = x.op, x.args
+        if op == "const":
+            return lanes.splat_text("i1", str(args[0]).lower()) if x.kind == "b" else lanes.const(args[0])
+        found = [value(arg) for arg in args]
+        if op == "spread":
+            return str(found[0])
+        if op == "float":
+            if args[0].kind == "b":
+                return self.code.value(f"uitofp {lanes.bool} {found[0]} to {lanes.kind}")
+            whole = lanes.of("i64" if lanes is self.row_lanes else "i32")
+            return self.code.value(f"sitofp {whole} {found[0]} to {lanes.kind}")
+        if op in ("and", "or", "xor"):
+            return lanes.logical(op, *found)
+        if op == "not":
+            return lanes.opposite(found[0])
+        if op == "where":
+            return lanes.where(found[0], found[1], found[2], lanes.bool if x.kind == "b" else "")
+        if op in ("maximum", "minimum"):
+            sure = args[1].op in ("const", "number")
+            if not sure and args[0].op in ("const", "number"):
+                found, sure = found[::-1], True
+            return lanes.extreme("ugt" if op == "maximum" else "ult", found[0], found[1], sure)
+        if args[0].kind == "i":
+            signs = {"lt": "slt", "le": "sle", "gt": "sgt", "ge": "sge", "eq": "eq", "ne": "ne"}
+            whole = lanes.of("i64" if lanes is self.row_lanes else "i32")
+            return self.code.value(f"icmp {signs[op]} {whole} {found[0]}, {found[1]}")
+        operation = getattr(lanes, op)
+        return str(operation(*found))
+
+    # memory
+
+    def load(self, lanes: Lanes, dtype: str, kind: str, address: str, mask: str | None) -> str:
+        """Numbers of memory as floats of the lanes, as bools, or as an index."""
+        code = self.code
+        stored, size = STORAGE[dtype]
+        raw = self.masked_load(lanes, stored, size, address, mask)
+        given, signed = lanes.of(stored), not dtype.startswith("u")
+        if kind == "b":
+            return code.value(f"icmp ne {given} {raw}, zeroinitializer")
+        if kind == "i":
+            return code.value(f"{'sext' if signed else 'zext'} {given} {raw} to i64") if stored != "i64" else raw
+        if dtype == "bfloat16":
+            wide, given = lanes.of("i32"), lanes.of("float")
+            raw = code.value(f"zext {lanes.of(stored)} {raw} to {wide}")
+            raw = code.value(f"shl {wide} {raw}, {lanes.splat_text('i32', '16')}")
+            raw, stored = code.value(f"bitcast {wide} {raw} to {given}"), "float"
+        if stored.startswith("i"):
+            return code.value(f"{'sitofp' if signed and dtype != 'bool' else 'uitofp'} {given} {raw} to {lanes.kind}")
+        have = {"half": 16, "float": 32, "double": 64}[stored]
+        if have == lanes.bits:
+            return raw
+        return code.value(f"{'fpext' if have < lanes.bits else 'fptrunc'} {given} {raw} to {lanes.kind}")
+
+    def masked_load(self, lanes: Lanes, stored: str, size: int, address: str, mask: str | None) -> str:
+        kind = lanes.of(stored)
+        if mask is None:
+            return self.code.value(f"load {kind}, ptr {address}, align {size}")
+        suffix = f"v{lanes.width}{self.short(stored)}.p0"
+        return self.code.call(
+            kind, f"llvm.masked.load.{suffix}",
+            ("ptr", address), ("i32", str(size)), (lanes.bool, mask), (kind, "zeroinitializer"),
+        )  # fmt: skip
+
+    @staticmethod
+    def short(stored: str) -> str:
+        return {"double": "f64", "float": "f32", "half": "f16"}.get(stored, stored)
+
+    def store(self, lanes: Lanes, dtype: str, value: str, address: str, mask: str | None = None) -> None:
+        """Floats of the lanes as numbers of memory, rounded to nearest."""
+        code = self.code
+        stored, size = STORAGE[dtype]
+        kind, have = lanes.of(stored), lanes.bits
+        if dtype == "bfloat16":
+            wide, bits = lanes.of("i32"), code.value(f"bitcast {lanes.kind} {value} to {lanes.of('i32')}")
+
+            def op(name: str, a: str, b: int) -> str:
+                return code.value(f"{name} {wide} {a}, {lanes.splat_text('i32', str(b))}")
+
+            odd = op("and", op("lshr", bits, 16), 1)
+            rounded = code.value(f"add {wide} {op('add', bits, 0x7FFF)}, {odd}")
+            rounded = lanes.where(lanes.isnan(value), op("or", bits, 0x400000), rounded, wide)
+            value = code.value(f"trunc {wide} {op('lshr', rounded, 16)} to {kind}")
+        elif {"half": 16, "float": 32, "double": 64}[stored] != have:
+            value = code.value(f"{'fptrunc' if have > size * 8 else 'fpext'} {lanes.kind} {value} to {kind}")
+        if mask is None:
+            code.add(f"  store {kind} {value}, ptr {address}, align {size}")
+        else:
+            suffix = f"v{lanes.width}{self.short(stored)}.p0"
+            code.call(
+                "void", f"llvm.masked.store.{suffix}",
+                (kind, value), ("ptr", address), ("i32", str(size)), (lanes.bool, mask),
+            )  # fmt: skip
+
+
+def function_text(
+    graph: Graph, arrays: dict[int, Array], outputs: Sequence[Output], bits: int, vector_bytes: int
+) -> tuple[str, list[int], int]:
+    """The function `run(call, scratch)`, the arguments that are its numbers, and how many scratch rows it needs."""
+    function = _Function(graph, arrays, outputs, bits, vector_bytes)
+    text = function.text()
+    return text, [x.args[0] for x in function.numbers], len(function.scratch)

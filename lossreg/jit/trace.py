@@ -1,0 +1,188 @@
+"""Formulas as graphs: a formula runs once on symbols, which record what it does with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from ..ops.base import FORMULA_FUNCTIONS, ROW_FUNCTIONS
+
+__all__ = ["ELEMENT", "NUMBER", "ROW", "Graph", "Symbol", "trace"]
+
+NUMBER, ROW, ELEMENT = 0, 1, 2
+"""The rank of a symbol: one for the call, one for each row, one for each element of a row."""
+
+LIBRARY = ("exp", "expm1", "log", "log1p", "sqrt", "tanh")
+REDUCTIONS = ("row_sum", "row_max")
+COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
+
+
+def _binary(op: str) -> Callable[[Symbol, Any], Symbol]:
+    return lambda a, b: a.graph.call(op, a, b)
+
+
+def _reflected(op: str) -> Callable[[Symbol, Any], Symbol]:
+    return lambda a, b: a.graph.call(op, b, a)
+
+
+class Symbol:
+    """A value of a graph: an operation on other values. `kind` is "f" (float), "b" (bool) or "i" (index)."""
+
+    __slots__ = ("args", "graph", "key", "kind", "op", "rank", "stage")
+    __array_ufunc__ = None  # NumPy's scalars on the left leave the operation to the symbol
+    __hash__ = object.__hash__
+
+    def __init__(self, graph: Graph, op: str, args: tuple[Any, ...], rank: int, kind: str) -> None:
+        self.graph, self.op, self.args, self.rank, self.kind, self.key = graph, op, args, rank, kind, len(graph.symbols)
+        self.stage: int = max((x.stage for x in args if isinstance(x, Symbol)), default=0) + (op in REDUCTIONS)
+
+    __add__, __radd__ = _binary("add"), _reflected("add")
+    __sub__, __rsub__ = _binary("sub"), _reflected("sub")
+    __mul__, __rmul__ = _binary("mul"), _reflected("mul")
+    __truediv__, __rtruediv__ = _binary("div"), _reflected("div")
+    __and__, __rand__ = _binary("and"), _reflected("and")
+    __or__, __ror__ = _binary("or"), _reflected("or")
+    __xor__, __rxor__ = _binary("xor"), _reflected("xor")
+    __lt__, __le__, __gt__, __ge__ = _binary("lt"), _binary("le"), _binary("gt"), _binary("ge")
+    __eq__, __ne__ = _binary("eq"), _binary("ne")  # type: ignore[assignment]
+
+    def __bool__(self) -> bool:
+        raise TypeError("a formula may not branch on its arrays or on float options: take xp.where")
+
+    def __neg__(self) -> Symbol:
+        return self.graph.call("neg", self)
+
+    def __abs__(self) -> Symbol:
+        return self.graph.call("abs", self)
+
+    def __invert__(self) -> Symbol:
+        return self.graph.make("not", (self.graph.as_bool(self),), self.rank, "b")
+
+    def __pow__(self, power: Any) -> Symbol:
+        if isinstance(power, (int, float)) and float(power).is_integer() and 0 < power <= 16:
+            result: Any = 1.0
+            factor, left = self, int(power)
+            while left:
+                result = factor * result if left & 1 else result
+                factor, left = factor * factor, left >> 1
+            return self.graph.lift(result)
+        if power == 0.5:
+            return self.graph.call("sqrt", self)
+        return self.graph.call("pow", self, power)
+
+
+class Graph:
+    """All that a formula computes, each operation once."""
+
+    def __init__(self) -> None:
+        self.symbols: dict[tuple[Any, ...], Symbol] = {}
+
+    def make(self, op: str, args: tuple[Any, ...], rank: int, kind: str) -> Symbol:
+        """The symbol of an operation."""
+        key = (op, kind, *(x.key if isinstance(x, Symbol) else repr(x) for x in args))
+        if key not in self.symbols:
+            self.symbols[key] = Symbol(self, op, args, rank, kind)
+        return self.symbols[key]
+
+    def lift(self, value: Any) -> Symbol:
+        """A number as a symbol."""
+        if isinstance(value, Symbol):
+            return value
+        if isinstance(value, bool):
+            return self.make("const", (value,), NUMBER, "b")
+        return self.make("const", (float(value),), NUMBER, "f")
+
+    def as_float(self, value: Any) -> Symbol:
+        """True as 1, an index as a number."""
+        x = self.lift(value)
+        return x if x.kind == "f" else self.make("float", (x,), x.rank, "f")
+
+    def as_bool(self, x: Symbol) -> Symbol:
+        """Bools alone."""
+        if x.kind != "b":
+            raise TypeError("expected bools on both sides of &, | and ^")
+        return x
+
+    def call(self, op: str, *values: Any) -> Symbol:
+        """An operation on floats, or on bools where it is a logical one."""
+        args = tuple(map(self.lift, values))
+        rank = max(x.rank for x in args)
+        if op in ("and", "or", "xor"):
+            return self.make(op, tuple(map(self.as_bool, args)), rank, "b")
+        if op in COMPARISONS and all(x.kind == "i" for x in args):
+            return self.make(op, args, rank, "b")
+        args = tuple(map(self.as_float, args))
+        if op == "mul" and args[1].op == "const" and args[1].args[0] == 1.0:
+            return args[0]
+        return self.make(op, args, rank, "b" if op in (*COMPARISONS, "isnan") else "f")
+
+    def where(self, condition: Any, a: Any, b: Any) -> Symbol:
+        """One of two values."""
+        chosen, one, other = self.as_bool(self.lift(condition)), self.lift(a), self.lift(b)
+        if one is other:
+            return one
+        if not one.kind == other.kind == "b":
+            one, other = self.as_float(one), self.as_float(other)
+        return self.make("where", (chosen, one, other), max(chosen.rank, one.rank, other.rank), one.kind)
+
+    def sign(self, x: Symbol) -> Symbol:
+        """1, -1, or the number itself: 0 and NaN."""
+        return self.where(x > 0.0, 1.0, self.where(x < 0.0, -1.0, x))
+
+    def reduce(self, op: str, x: Any) -> Symbol:
+        """One number of a row's elements."""
+        x = self.as_float(x)
+        if x.rank != ELEMENT:
+            raise TypeError(f"expected {op} of something with columns")
+        return self.make(op, (x,), ROW, "f")
+
+    def pick(self, x: Symbol, index: Symbol) -> Symbol:
+        """The element of a row at an index."""
+        if x.op != "input" or index.kind != "i" or index.rank != ROW:
+            raise TypeError("expected pick(x, ids) of an input and ids, one a row")
+        return self.make("pick", (x, index), ROW, x.kind)
+
+    @property
+    def namespace(self) -> SimpleNamespace:
+        """What a formula gets as `xp`."""
+        functions: dict[str, Any] = {name: self._function(name) for name in (*LIBRARY, "abs", "maximum", "minimum")}
+        functions |= {
+            "where": self.where,
+            "sign": self.sign,
+            "isnan": self._function("isnan"),
+            "isinf": lambda x: abs(x) == math.inf,
+            "row_sum": lambda x: self.reduce("row_sum", x),
+            "row_max": lambda x: self.reduce("row_max", x),
+            "columns": lambda x: self.make("columns", (), ELEMENT, "i"),
+            "pick": self.pick,
+        }
+        assert set(functions) == {*FORMULA_FUNCTIONS, *ROW_FUNCTIONS}
+        return SimpleNamespace(**functions)
+
+    def _function(self, op: str) -> Callable[..., Symbol]:
+        return lambda *args: self.call(op, *args)
+
+
+def trace(formula: Callable[..., Sequence[Any]], arguments: Sequence[Any]) -> tuple[Graph, list[Symbol]]:
+    """The graph of a formula and what it returns.
+
+    An argument is (rank, kind) for an array, `float` for a number that may differ from call to call, and anything else
+    for itself: bools, ints, texts and None are part of what is traced, so that a formula may branch on them.
+    """
+    graph, given = Graph(), []
+    for i, argument in enumerate(arguments):
+        if isinstance(argument, tuple):
+            given.append(graph.make("input", (i,), *argument))
+        else:
+            given.append(graph.make("number", (i,), NUMBER, "f") if argument is float else argument)
+    try:
+        found = formula(graph.namespace, *given)
+    except (TypeError, AttributeError) as error:
+        name = getattr(formula, "__qualname__", repr(formula))
+        raise TypeError(
+            f"Cannot compile {name}: {error}. A formula may use arithmetic, comparisons and the functions of "
+            'lossreg.ops.FORMULA_FUNCTIONS; lossreg.use_ops("numpy") runs it uncompiled.'
+        ) from error
+    return graph, [graph.as_float(x) for x in found]
