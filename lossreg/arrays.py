@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ second of (N, C, d1, ...), or the only one. "time": first and last of (T, N, C),
 """
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Batch:
     """The guesses of one call as flat arrays of one backend, and the way back to the caller's arrangement.
 
@@ -39,14 +39,15 @@ class Batch:
     """Number of items of each sequence; None when the guesses are no list."""
     is_tuple: bool
     layout: Layout
+    shape: tuple[int, ...] = ()
+    """Shape of the first output as the caller gave it, sequences concatenated and outputs broadcast."""
+    values_shape: tuple[int, ...] = ()
+    """Shape of the unreduced values: that of the guesses without the axes that make one value."""
     kept: Array | None = None
     """What the caller's mask keeps, bool in the values' shape: truths of other items may be anything. None: all."""
 
-    keepdims: bool = False
-    """Whether values keep the axis that makes them, with length 1."""
-
     @classmethod
-    def read(cls, name: str, guesses: Any, inputs: Sequence[str], layout: Layout) -> Batch:
+    def read(cls, name: str, guesses: Any, inputs: Sequence[str], layout: Layout, keepdims: bool = False) -> Batch:
         """Check the arrangement and dtypes of guesses; no data is read, and nothing is copied that need not be."""
         is_tuple = len(inputs) > 1
         if is_tuple and not (isinstance(guesses, tuple) and len(guesses) == len(inputs)):
@@ -76,7 +77,15 @@ class Batch:
             raise fail(
                 name, "guesses", "to be one array: sequences cannot be joined along the axis of a value", "a list"
             )
-        return batch if layout == "elements" else replace(batch, arrays=batch._flat())
+        if layout != "elements":
+            batch.arrays = batch._flat()
+        batch.shape = batch.values_shape = shape = shapes[0] if layout != "broadcast" else tuple(batch.arrays[0].shape)
+        if layout == "time":
+            batch.values_shape = shape[1:-1]
+        elif layout not in ("elements", "broadcast"):
+            axis = batch._axis(shape) % len(shape)
+            batch.values_shape = shape[:axis] + (1,) * keepdims + shape[axis + 1 :]
+        return batch
 
     def _flat(self) -> tuple[Array, ...]:
         """The caller's arrays as the formula gets them."""
@@ -88,22 +97,22 @@ class Batch:
                 shapes = " and ".join(map(str, self.shapes))
                 raise fail(self.name, "guesses", "of shapes that broadcast", f"shapes {shapes}") from None
         for shape in self.shapes:
-            if self.layout == "time":
-                fits, expected = len(shape) in (2, 3) and shape[-1] >= 1, "(T, N, C) or (T, C) with C >= 1"
-            else:
-                axis = self._axis(shape)
-                fits = -len(shape) <= axis < len(shape) and shape[axis] >= 1
+            axis = self._axis(shape)
+            fits = -len(shape) <= axis < len(shape) and shape[axis] >= 1
+            if not fits or self.layout == "time" and len(shape) not in (2, 3):
                 expected = {
+                    "time": "(T, N, C) or (T, C) with C >= 1",
                     "classes": "(N, C), (C,) or (N, C, ...) with C >= 1",
                     "vectors": "(..., D) with D >= 1",
                 }.get(str(self.layout), f"(...) with 1 or more along axis {self.layout}")
-            if not fits:
                 raise fail(self.name, "guesses", f"of shape {expected}", f"shape {shape}")
         if self.layout == "time":
             return tuple(x[:, None] if x.ndim == 2 else x for x in self.arrays)
-        return tuple(self._rows(x, self._axis(x.shape)) for x in self.arrays)
+        return tuple([self._rows(x, self._axis(x.shape)) for x in self.arrays])
 
     def _rows(self, x: Array, axis: int) -> Array:
+        if x.ndim == 2 and axis in (-1, 1):
+            return x
         moved = x if axis in (-1, x.ndim - 1) else self.ops.xp.moveaxis(x, axis, -1)
         return moved.reshape(-1, x.shape[axis])
 
@@ -112,22 +121,6 @@ class Batch:
         if self.layout == "classes":
             return 1 if len(shape) > 1 else 0
         return self.layout if isinstance(self.layout, int) else -1
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the first output as the caller gave it, sequences concatenated and outputs broadcast."""
-        return tuple(self.arrays[0].shape) if self.layout == "broadcast" else self.shapes[0]
-
-    @property
-    def values_shape(self) -> tuple[int, ...]:
-        """Shape of the unreduced values: that of the guesses without the axes that make one value."""
-        shape = self.shape
-        if self.layout in ("elements", "broadcast"):
-            return shape
-        if self.layout == "time":
-            return shape[1:-1]
-        axis = self._axis(shape) % len(shape)
-        return shape[:axis] + (1,) * self.keepdims + shape[axis + 1 :]
 
     def __len__(self) -> int:
         """What `reduction="batch_mean"` divides by: items of the first axis, or sequences."""

@@ -43,7 +43,7 @@ class Loss(Configurable, ABC):
         return self(guesses, truths)[1]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Truths:
     """Truths as the formula wants them, and what they say about weights."""
 
@@ -183,7 +183,7 @@ class ReducedLoss(Loss):
             mask = mask.reshape(batch.values_shape) if mask.size == math.prod(batch.values_shape) else mask
         mask_array = item_array(batch, "mask", mask, upper=1.0, check=check)
         if mask_array is not None:
-            batch = replace(batch, kept=ops.xp.broadcast_to(mask_array != 0, batch.values_shape))
+            batch.kept = ops.xp.broadcast_to(mask_array != 0, batch.values_shape)
         read = self.read_truths(batch, truths, check)
         sample = item_array(batch, "sample_weight", sample_weight, upper=np.inf, check=check)
         if read.weight is not None:
@@ -198,7 +198,7 @@ class ReducedLoss(Loss):
             counted=read.counted,
         )
         if self.unscaled:
-            weights = replace(weights, scale=1.0)
+            weights.scale = 1.0
         if check:
             self.check_guesses(batch, weights.items)
         grads = batch.gradient_arrays(out, (guesses, truths, mask, sample_weight)) if wanted.grad else None

@@ -25,7 +25,7 @@ MISSING = -1
 SETS = (set, frozenset, list, tuple)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Reader:
     """Reads the truths of N rows of C classes, by the form they come in."""
 
@@ -95,10 +95,11 @@ class Reader:
         """Ids of any integer type. Unless checked, ids stay on their device unread."""
         xp, present = self.ops.xp, self.kept
         check = self.check or not self.ops.on_device  # ids index arrays: an unchecked one would count as another class
+        low, high = (int(ids.min()), int(ids.max())) if check and ids.size else (0, -1)
         for missing in self.labels.missing_ids:
-            if not check or xp.any(ids == missing):
+            if not check or low <= missing <= high and xp.any(ids == missing):
                 present = (ids != missing) if present is None else present & (ids != missing)
-        if check and ids.size and not (ids.min() >= 0 and ids.max() < self.classes):
+        if low < 0 or high >= self.classes:
             bad = (ids < 0) | (ids >= self.classes)
             index = first_bad(on_host(bad if present is None else bad & present))
             if index is not None:

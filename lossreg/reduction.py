@@ -19,7 +19,7 @@ Reduction = Literal["mean", "sum", "none", "batch_mean", "weighted_mean"]
 NormalizeBy = Literal["mask", "values"]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Weights:
     """What one call weighs: `items` broadcasts to the values (None: all 1), `count` is the divisor (None: a sum)."""
 

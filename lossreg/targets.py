@@ -13,7 +13,7 @@ from .ops import Array, Ops
 __all__ = ["Targets"]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Targets:
     """The truths of N rows. Either `rows` is given, or `ids`, or the candidate sets of CSR `indptr` and `ids`.
 

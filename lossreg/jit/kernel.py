@@ -34,7 +34,7 @@ HEADER = ("claimed", "rows", "columns", "elements", "rows_a_claim")
 EXPENSIVE = {*LIBRARY, "pow"} - {"sqrt"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Array:
     """An array of a call: its dtype in memory, and whether it has one number a row or one an element."""
 

@@ -49,7 +49,8 @@ class BinaryCrossEntropyWithLogits(ElementwiseLoss):
         """Value and slope, both as non-negative parts for t = 0 and t = 1."""
         small = xp.exp(-abs(guess))
         log_part = xp.log1p(small)
-        near, far = small / (1.0 + small), 1.0 / (1.0 + small)  # sigmoid(-|x|), sigmoid(|x|)
+        far = 1.0 / (1.0 + small)  # sigmoid(|x|)
+        near = small * far  # sigmoid(-|x|)
         positive = pos_weight * truth
         negative = 1.0 - truth
         # softplus(x) = log_part + max(x, 0): the max is selected, so that inf meets no factor 0

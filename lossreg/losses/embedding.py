@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -158,7 +157,7 @@ class PairwiseDistance(_PairLoss):
 
     def read_guesses(self, guesses: Any) -> Batch:
         """With the last axis of the values kept, if asked for."""
-        return replace(super().read_guesses(guesses), keepdims=self.keepdims)
+        return Batch.read(type(self).__name__, guesses, self.inputs, self.layout, self.keepdims)
 
     @staticmethod
     def formula(xp: Any, a: Any, b: Any, eps: Any, p: float) -> tuple[Any, ...]:

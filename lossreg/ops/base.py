@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -42,11 +43,13 @@ def formula_namespace(xp: Any, dtype: Any) -> SimpleNamespace:
     return SimpleNamespace(**functions)
 
 
+@functools.lru_cache(maxsize=256)
 def is_half(dtype: Any) -> bool:
     """float16 and bfloat16, which are computed in float32."""
     return dtype.name in ("float16", "bfloat16")
 
 
+@functools.lru_cache(maxsize=256)
 def compute_dtype(dtype: Any) -> Any:
     """The dtype in which guesses of a dtype are computed: float32 for halves and float32, else float64."""
     return np.dtype(np.float32 if is_half(dtype) or dtype == np.float32 else np.float64)

@@ -49,24 +49,20 @@ class _Kernel:
         self.layout = struct.Struct(f"={len(HEADER) + 2 * arrays}q{len(numbers)}d")
         self.buffer = ctypes.c_char * self.layout.size
 
-    def __call__(
-        self, rows: int, columns: int, elements: int, arrays: Sequence[np.ndarray], strides: Sequence[int],
-        numbers: Sequence[float],
-    ) -> None:  # fmt: skip
+    def __call__(self, rows: int, columns: int, elements: int, places: list[int], numbers: dict[int, float]) -> None:
         """Run over all rows; threads share the call, whose first slot counts the blocks that are claimed."""
-        step = max(1, CLAIM // columns)
-        places = [x for pair in zip(map(_address, arrays), strides) for x in pair]
-        call = bytearray(self.layout.pack(0, rows, columns, elements, step, *places, *numbers))
-        shared = self.buffer.from_buffer(call)
+        step = CLAIM // columns or 1
+        call = self.buffer.from_buffer(
+            bytearray(self.layout.pack(0, rows, columns, elements, step, *places, *[numbers[i] for i in self.numbers]))
+        )
         size = self.scratch * (columns + vector_bytes()) * self.bytes
 
         def work() -> None:
             scratch = np.empty(size, np.uint8) if size else None
-            self.function(shared, None if scratch is None else _address(scratch))
+            self.function(call, None if scratch is None else _address(scratch))
 
-        claims = -(-rows // step)
-        if claims > 1 and elements >= 2 * CLAIM:
-            run_everywhere(work, claims)
+        if elements >= 2 * CLAIM and rows > step:
+            run_everywhere(work, -(-rows // step))
         else:
             work()
 
@@ -75,12 +71,12 @@ class _Kernel:
 def _kernel(
     formula: Callable[..., Any],
     rows: bool,
-    dtype: str,
+    dtype: np.dtype,
     arguments: tuple[Any, ...],
     weight: Any,
     values: bool,
     total: bool,
-    grads: tuple[str, ...] | None,
+    grads: tuple[Described, ...] | None,
 ) -> _Kernel:
     """Trace, weigh and compile a formula for arrays of these dtypes and ranks."""
     arrays = {i: x for i, x in enumerate(arguments) if isinstance(x, Described)}
@@ -104,26 +100,30 @@ def _kernel(
 
     outputs = []
     for slope, stored in zip(slopes, grads or (), strict=grads is not None):
-        by = scale if factor is None else scale * factor
-        outputs.append(Output(weighted(slope, by) if factor is not None else slope * by, Described(stored, ELEMENT)))
-    rank = ROW if rows else ELEMENT
+        outputs.append(Output(slope * scale if factor is None else weighted(slope, scale * factor), stored))
     kept = weighted(found, factor)
     if values:
-        outputs.append(Output(kept, Described(dtype, rank)))
+        outputs.append(Output(kept, _described(dtype, ROW if rows else ELEMENT)))
     if total:
         if not rows:
             each = kept if kept.rank == ELEMENT else graph.make("spread", (kept,), ELEMENT, "f")
             kept = graph.reduce("row_sum", each)
-        outputs.append(Output(kept, Described("float64", ROW)))
-    bits = 64 if dtype == "float64" else 32
+        outputs.append(Output(kept, _described(np.dtype(np.float64), ROW)))
+    bits = 64 if dtype == np.float64 else 32
     text, numbers, scratch = function_text(graph, arrays, outputs, bits, vector_bytes())
     return _Kernel(text, numbers, scratch, len(arrays) + len(outputs), bits)
 
 
+@functools.lru_cache(maxsize=1024)
+def _described(dtype: np.dtype, rank: int) -> Described:
+    """One object for each dtype and rank, so that keys of kernels compare fast."""
+    return Described(dtype.name, rank)
+
+
 @functools.lru_cache(maxsize=256)
-def _name(dtype: np.dtype) -> str | None:
-    """A dtype that kernels can read."""
-    return dtype.name if dtype.name in STORAGE and dtype.isnative else None
+def _readable(dtype: np.dtype) -> bool:
+    """Whether kernels can read and write a dtype."""
+    return dtype.name in STORAGE and dtype.isnative
 
 
 class JitOps(NumpyOps):
@@ -147,75 +147,70 @@ class JitOps(NumpyOps):
     ) -> tuple[Array | None, Any]:
         """As the generic body, compiled."""
         first: np.ndarray = guesses[0]
-        shape, dtype = first.shape, compute_dtype(first.dtype)
-        plain = (formula, guesses, others, weight, scale)
-        options: dict[str, Any] = {"static": static, "rows": rows, "values": values, "total": total, "out": out}
-        given = [*guesses, *others, weight]
-        arrays = [x for x in (*given, *(out or ())) if isinstance(x, np.ndarray)]
-        if not first.size or any(_name(x.dtype) is None for x in arrays):
-            return super().run(*plain, **options)
+        shape, size = first.shape, first.size
+        given = (*guesses, *others)
+        arrays = [x for x in given if isinstance(x, np.ndarray)]
+        if weight is not None:
+            arrays.append(weight)
+        if out is not None:
+            arrays.extend(out)
+        if not size or not all(_readable(x.dtype) for x in arrays):
+            options: dict[str, Any] = {"static": static, "rows": rows, "values": values, "total": total, "out": out}
+            return super().run(formula, guesses, others, weight, scale, **options)
         flat = not rows and all(x.shape == shape and x.flags.c_contiguous for x in arrays)
-        if flat:
-            elements, columns = first.size, min(first.size, COLUMNS)
-            count = -(-elements // columns)
-        else:
-            columns = shape[-1] if shape else 1
-            elements, count = first.size, first.size // columns
-        described, laid, strides, numbers = [], [], [], {}
-        for i, x in enumerate(given[:-1]):
-            if isinstance(x, np.ndarray):
-                item, array, stride = _laid(x, flat, rows, shape, count, columns)
-                if item is float:
-                    numbers[i] = float(x.reshape(()))
-                else:
-                    laid.append(array)
-                    strides.append(stride)
-                described.append(item)
-            elif isinstance(x, float):
-                described.append(float)
-                numbers[i] = x
-            else:
-                described.append(x)
+        columns = min(size, COLUMNS) if flat else shape[-1] if shape else 1
+        count = -(-size // columns)
+        described: list[Any] = []
+        numbers: dict[int, float] = {}
+        places: list[int] = []
+        used: list[np.ndarray] = []  # keeps copies alive
+
+        def lay(x: np.ndarray) -> Any:
+            item, x, stride = _laid(x, flat, rows, shape, count, columns)
+            if item is float:
+                return float(x.reshape(()))
+            used.append(x)
+            places.append(_address(x))
+            places.append(stride)
+            return item
+
+        for i, x in enumerate(given):
+            item = lay(x) if isinstance(x, np.ndarray) else x
+            if isinstance(item, float):
+                numbers[i] = item
+                item = float
+            described.append(item)
         described.extend(static)
         numbers[len(described)] = float(scale)
         weighs = None
         if weight is not None:
-            weighs, array, stride = _laid(weight, flat, rows, shape, count, columns)
-            if weighs is float:
-                numbers[len(described) + 1] = float(weight.reshape(()))
-            else:
-                laid.append(array)
-                strides.append(stride)
-        targets = None
+            weighs = lay(weight)
+            if isinstance(weighs, float):
+                numbers[len(described) + 1] = weighs
+                weighs = float
+        grads, targets = None, []
         if out is not None:
-            targets = [x if flat or _row_contiguous(x) and x.ndim == 2 else np.empty(shape, x.dtype) for x in out]
+            targets = [x if flat or x.ndim == 2 and _row_contiguous(x) else np.empty(shape, x.dtype) for x in out]
             for x in targets:
-                laid.append(x)
-                strides.append(columns * x.itemsize if x.ndim != 2 or flat else x.strides[0])
-        kernel = _kernel(
-            formula,
-            rows,
-            dtype.name,
-            tuple(described),
-            weighs,
-            values,
-            total,
-            None if out is None else tuple(x.dtype.name for x in out),
-        )
+                places.append(_address(x))
+                places.append(x.strides[0] if x.ndim == 2 and not flat else columns * x.itemsize)
+            grads = tuple([_described(x.dtype, ELEMENT) for x in out])
+        dtype = compute_dtype(first.dtype)
         found = totals = None
         if values:
             found = np.empty((count, 1) if rows else shape, dtype)
-            laid.append(found)
-            strides.append(dtype.itemsize if rows else columns * dtype.itemsize)
+            places.append(_address(found))
+            places.append(dtype.itemsize if rows else columns * dtype.itemsize)
         if total:
             totals = np.empty(count)
-            laid.append(totals)
-            strides.append(8)
-        kernel(count, columns, elements, laid, strides, [numbers[i] for i in kernel.numbers])
-        for made, target in zip(targets or (), out or ()):
+            places.append(_address(totals))
+            places.append(8)
+        kernel = _kernel(formula, rows, dtype, tuple(described), weighs, values, total, grads)
+        kernel(count, columns, size, places, numbers)
+        for made, target in zip(targets, out or ()):
             if made is not target:
                 target[...] = made
-        return found, None if totals is None else float(totals[0] if count == 1 else totals.sum())
+        return found, None if totals is None else float(totals[0] if count == 1 else np.add.reduce(totals))
 
 
 def _row_contiguous(x: np.ndarray) -> bool:
@@ -226,22 +221,21 @@ def _laid(
     x: np.ndarray, flat: bool, rows: bool, shape: tuple[int, ...], count: int, columns: int
 ) -> tuple[Any, np.ndarray, int]:
     """An array as (what a kernel reads, the array or a copy of rows that lie together, the bytes from row to row)."""
-    name = x.dtype.name
     if flat:
-        return Described(name, ELEMENT), x, columns * x.itemsize
+        return _described(x.dtype, ELEMENT), x, columns * x.itemsize
     if rows:
         if x.ndim == 1:
-            return Described(name, ROW), x, x.strides[0]
+            return _described(x.dtype, ROW), x, x.strides[0]
         if not _row_contiguous(x):
             x = np.ascontiguousarray(x)
-        return Described(name, ELEMENT), x, 0 if len(x) == 1 else x.strides[0]
+        return _described(x.dtype, ELEMENT), x, 0 if len(x) == 1 else x.strides[0]
     if x.size == 1:
         return float, x, 0
     x = np.broadcast_to(x, shape)
     if x.strides[-1] == 0 and columns > 1:
         x = x[..., :1].reshape(count)
-        return Described(name, ROW), x, x.strides[0]
+        return _described(x.dtype, ROW), x, x.strides[0]
     x = x.reshape(count, columns)
     if not _row_contiguous(x):
         x = np.ascontiguousarray(x)
-    return Described(name, ELEMENT), x, x.strides[0]
+    return _described(x.dtype, ELEMENT), x, x.strides[0]
