@@ -145,6 +145,9 @@ class _Function:
         before = code.value(f"mul i64 {current}, {header['columns']}")
         left = code.value(f"sub i64 {header['elements']}, {before}")
         self.columns = code.call("i64", "llvm.smin.i64", ("i64", left), ("i64", header["columns"]))
+        for x in self.below([o.symbol for o in self.outputs], through=True):
+            if x.op == "pick":  # before anything is stored: an output may lie where its input lies
+                self.row_value(x)
         for place in range(self.last + 1):
             if self.reduced[place] or place == self.last:
                 self.loop(place)
