@@ -202,9 +202,9 @@ class ReducedLoss(Loss):
         if check:
             self.check_guesses(batch, weights.items)
         grads = batch.gradient_arrays(out, (guesses, truths, mask, sample_weight)) if wanted.grad else None
-        with np.errstate(all="ignore"):  # masked items may hold anything
-            values, total = self.compute(batch, read, weights, wanted, grads)
-            if values is not None:
+        values, total = self.compute(batch, read, weights, wanted, grads)
+        if values is not None:
+            with np.errstate(all="ignore"):  # to half precision, too
                 values = batch.split(values.reshape(batch.values_shape).astype(batch.arrays[0].dtype, copy=False))
         state = LossState(self, ops.scalar(total) if wanted.total else None, weights.count)
         return state, values, None if grads is None else batch.finish(grads, out)
@@ -240,7 +240,7 @@ class ElementwiseLoss(ReducedLoss):
                 targets = batch.ops.xp.broadcast_to(targets, batch.shape)
         check_shape(batch.name, "truths", targets, batch.shape, "guesses")
         if check and self.truth_domain is not None:
-            check_domain(batch.name, "truth values", targets, self.truth_domain, batch.kept, batch.place)
+            check_domain(batch.ops, batch.name, "truth values", targets, self.truth_domain, batch.kept, batch.place)
         return Truths(targets)
 
     def check_guesses(self, batch: Batch, items: Array | None) -> None:
@@ -248,7 +248,7 @@ class ElementwiseLoss(ReducedLoss):
         if self.guess_domain is not None:
             kept = None if items is None else items != 0
             for x in batch.arrays:
-                check_domain(batch.name, "guesses", x, self.guess_domain, kept, batch.place)
+                check_domain(batch.ops, batch.name, "guesses", x, self.guess_domain, kept, batch.place)
 
     def compute(
         self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
@@ -326,6 +326,7 @@ class CoupledLoss(ReducedLoss):
     ) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
         """(values, backprop): `backprop` takes the slope with respect to each value and returns that of each input."""
 
+    @np.errstate(all="ignore")
     def compute(
         self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
     ) -> tuple[Array | None, Any]:

@@ -76,7 +76,7 @@ def check_shape(name: str, what: str, array: Any, expected: tuple[int, ...], lik
 
 
 def check_domain(
-    name: str, what: str, array: Any, domain: Interval | OneOf, kept: Any, place: Any, expected: str = ""
+    ops: Any, name: str, what: str, array: Any, domain: Interval | OneOf, kept: Any, place: Any, expected: str = ""
 ) -> None:
     """Raise when a kept value lies outside its domain, naming the first row and the value.
 
@@ -86,7 +86,7 @@ def check_domain(
     if array.size == 0:
         return
     with np.errstate(invalid="ignore"):
-        if domain.holds_all(array):
+        if ops.all_hold(domain, array):
             return
         array, kept = on_host(array), on_host(kept)
         bad = ~domain.holds(array)

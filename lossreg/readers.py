@@ -85,7 +85,7 @@ class Reader:
             kept = self.kept if present is None or self.kept is None else present & self.kept
             kept = present if kept is None else kept
             kept = None if kept is None else kept[:, None]
-            check_domain(self.labels.name, "truth values", rows, Interval(0, 1), kept, self.place)
+            check_domain(self.ops, self.labels.name, "truth values", rows, Interval(0, 1), kept, self.place)
         # no less precise than what is computed from them
         least = compute_dtype(self.dtype)
         dtype = np.promote_types(rows.dtype, least) if rows.dtype in (np.float32, np.float64) else least

@@ -92,7 +92,7 @@ def item_array(batch: Batch, what: str, value: Any, *, upper: float, check: bool
         row = (*ours, *(1 for _ in shape[len(ours) :]))
         raise fail(batch.name, what, f"with {len(shape)} axes, {row} for rows or {(1, *ours)} for columns", f"{ours}")
     if check and value.dtype.kind != "b":
-        check_domain(batch.name, what, value, Interval(0, upper), None, batch.place)
+        check_domain(batch.ops, batch.name, what, value, Interval(0, upper), None, batch.place)
         if value.size and value.max() == math.inf:
             raise fail(batch.name, what, "to be finite", "inf")
     return value

@@ -123,17 +123,21 @@ def test_same_numbers_as_thinc_on_random_cases(block: int) -> None:
         ours = lossreg.registry.losses.get(name)(**options)
         expected, expected_loss = theirs(guesses, truths)
         grad, loss = ours(guesses, truths)
-        assert loss == pytest.approx(float(expected_loss), rel=1e-6, abs=1e-12), (seed, name, options)
+        eps = 0.0
+        if name.startswith("Cosine"):  # 1 - cos, and two terms of size 1 / |guess|, may cancel to Thinc's own rounding
+            eps = 4 * float(np.finfo(guesses.dtype).eps)
+        assert loss == pytest.approx(float(expected_loss), rel=1e-6, abs=max(1e-12, eps * len(guesses)))
         assert ours.get_loss(guesses, truths) == loss
         pairs = zip(grad, expected, strict=True) if isinstance(grad, list) else [(grad, expected)]
         for got, want in pairs:
             assert got.dtype == want.dtype, (seed, name, options)
-            scale = np.abs(want).max(initial=1e-30)
-            np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * scale, err_msg=str((seed, name, options)))
+            atol = 1e-6 * np.abs(want).max(initial=1e-30)
+            if eps:
+                atol = max(atol, eps / np.linalg.norm(guesses, axis=1).min())
+            np.testing.assert_allclose(got, want, rtol=1e-6, atol=atol, err_msg=str((seed, name, options)))
         if name.startswith("Cosine"):
-            np.testing.assert_allclose(
-                ours.get_similarity(guesses, truths), theirs.get_similarity(guesses, truths), rtol=1e-6
-            )
+            similarity = theirs.get_similarity(guesses, truths)
+            np.testing.assert_allclose(ours.get_similarity(guesses, truths), similarity, rtol=1e-6, atol=eps)
 
 
 # The gradient that reaches the logits, through Thinc's own layers

@@ -178,7 +178,7 @@ class _Function:
         sums: dict[int, str] = {}
         wide = f"<{width} x double>"
         for x in reductions:
-            if x.op == "row_sum":
+            if x.op != "row_max":
                 sums[x.key] = code.slot(wide)
                 code.add(f"  store {wide} zeroinitializer, ptr {sums[x.key]}")
             else:
@@ -210,7 +210,7 @@ class _Function:
         self.block(place, reductions, stored, sums, splats, full, mask)
         code.add(f"  br label %{end}\n{end}:")
         for x in reductions:
-            if x.op == "row_sum":
+            if x.op != "row_max":
                 total = code.value(f"load {wide}, ptr {sums[x.key]}")
                 name = f"llvm.vector.reduce.fadd.v{width}f64"
                 code.declared.add(f"declare double @{name}(double, {wide})")
@@ -248,11 +248,13 @@ class _Function:
 
         for x in reductions:
             found = element(x.args[0])
-            if x.op == "row_sum":
+            if x.op != "row_max":
                 found = lanes.where(mask, found, lanes.const(0.0)) if mask else found
                 wide = f"<{lanes.width} x double>"
                 if lanes.bits == 32:
                     found = code.value(f"fpext {lanes.kind} {found} to {wide}")
+                if x.op == "row_squares":
+                    found = code.value(f"fmul {wide} {found}, {found}")
                 before = code.value(f"load {wide}, ptr {sums[x.key]}")
                 code.add(f"  store {wide} {code.value(f'fadd nsz {wide} {before}, {found}')}, ptr {sums[x.key]}")
             else:

@@ -15,7 +15,7 @@ NUMBER, ROW, ELEMENT = 0, 1, 2
 """The rank of a symbol: one for the call, one for each row, one for each element of a row."""
 
 LIBRARY = ("exp", "expm1", "log", "log1p", "sqrt", "tanh")
-REDUCTIONS = ("row_sum", "row_max")
+REDUCTIONS = ("row_sum", "row_squares", "row_max")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
 
@@ -154,6 +154,7 @@ class Graph:
             "isnan": self._function("isnan"),
             "isinf": lambda x: abs(x) == math.inf,
             "row_sum": lambda x: self.reduce("row_sum", x),
+            "row_squares": lambda x: self.reduce("row_squares", x),
             "row_max": lambda x: self.reduce("row_max", x),
             "columns": lambda x: self.make("columns", (), ELEMENT, "i"),
             "pick": self.pick,

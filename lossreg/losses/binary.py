@@ -161,7 +161,7 @@ class MultiLabelSoftMargin(RowLoss, NameOptions):
         rows = truths.reshape(x.shape)
         if check:
             kept = None if batch.kept is None else batch.kept.reshape(-1, 1)
-            check_domain(batch.name, "truth values", rows, Interval(0.0, 1.0), kept, batch.place)
+            check_domain(batch.ops, batch.name, "truth values", rows, Interval(0.0, 1.0), kept, batch.place)
         return Truths(rows.astype(compute_dtype(x.dtype), copy=False))
 
     @staticmethod

@@ -72,7 +72,7 @@ class CosineEmbedding(_PairLoss):
         signs = batch.real("truths", truths)
         check_shape(batch.name, "truths", signs, batch.values_shape, "guesses without their last axis")
         if check:
-            check_domain(batch.name, "truths", signs, OneOf((1.0, -1.0)), batch.kept, batch.place)
+            check_domain(batch.ops, batch.name, "truths", signs, OneOf((1.0, -1.0)), batch.kept, batch.place)
         return Truths(signs.reshape(-1).astype(batch.arrays[0].dtype))
 
     @staticmethod

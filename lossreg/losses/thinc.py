@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -61,13 +62,10 @@ class CategoricalCrossentropy(Loss):
         """The reader of truths."""
         return Labels(type(self).__name__, self.names, self.missing_value, self.neg_prefix, sets=False)
 
-    @np.errstate(all="ignore")
     def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
         """(gradient, sum of its squares)."""
         batch = self._read(guesses)
-        grad = self._difference(batch, self._targets(batch, truths))
-        loss = sum_of_squares(grad)
-        return batch.restore([grad.astype(batch.arrays[0].dtype, copy=False)]), loss
+        return self._run(batch, self._targets(batch, truths))
 
     def _read(self, guesses: Any) -> Batch:
         """Probabilities (N, C)."""
@@ -79,32 +77,44 @@ class CategoricalCrossentropy(Loss):
         return batch
 
     def _targets(self, batch: Batch, truths: Any) -> Targets:
-        check_device = batch.ops.on_device
-        targets = self.labels.read(batch, truths, not check_device)
+        targets = self.labels.read(batch, truths, not batch.ops.on_device)
         check_smoothing(batch, self.label_smoothing, targets)
-        if not check_device:
-            check_domain(batch.name, "guesses", batch.arrays[0], UNIT, None, batch.place)
         return targets
 
-    def _difference(self, batch: Batch, targets: Targets) -> Array:
-        """(p - t) * mask, divided; at least in float32, as precise as guesses and truths are."""
-        xp, e, p = batch.ops.xp, self.label_smoothing, batch.arrays[0]
-        n, classes = p.shape
-        p = p.astype(compute_dtype(p.dtype), copy=False)
-        if targets.rows is not None:
-            difference = p - targets.rows
+    @staticmethod
+    def formula(
+        xp: Any, p: Any, ids: Any, dense: Any, negated: Any, present: Any, on: Any, off: Any, count: Any
+    ) -> tuple[Any, ...]:
+        """Squares and (p - t) * mask, divided. A row that holds what is no probability has the value NaN."""
+        if dense is not None:
+            difference = p - dense
         else:
-            # Thinc keeps targets in float32, also beside float64 guesses
-            on, off = np.float32(1.0 - e), np.float32(e / max(classes - 1, 1))
-            at = xp.arange(n), targets.ids
-            difference = p - off if e else p.copy()
-            difference[at] = p[at] - on
-            if targets.negated is not None:
-                difference = xp.where(targets.negated[:, None], p.dtype.type(0), difference)
-                difference[at] = xp.where(targets.negated, p[at], difference[at])
-        if targets.present is not None:
-            difference = xp.where(targets.present[:, None], difference, p.dtype.type(0))
-        return difference / max(len(batch), 1) if self.normalize else difference
+            is_label = xp.columns(p) == ids
+            difference = xp.where(is_label, p - on, p - off)
+            if negated is not None:
+                difference = xp.where(negated, xp.where(is_label, p, 0.0), difference)
+        if present is not None:
+            difference = xp.where(present, difference, 0.0)
+        difference = difference / count
+        outside = xp.row_sum(xp.where((p >= 0.0) & (p <= 1.0), 0.0, 1.0))
+        return xp.where(outside > 0.0, math.nan, xp.row_squares(difference)), difference
+
+    def _run(self, batch: Batch, targets: Targets) -> tuple[Any, Any]:
+        """Gradient and loss, as precise as guesses and truths are."""
+        ops, p, e = batch.ops, batch.arrays[0], self.label_smoothing
+        dtype = p.dtype
+        if targets.rows is not None:
+            p = p.astype(np.promote_types(compute_dtype(dtype), targets.rows.dtype), copy=False)
+        grad = ops.xp.empty(p.shape, p.dtype)
+        # Thinc keeps targets in float32, also beside float64 guesses
+        on, off = float(np.float32(1.0 - e)), float(np.float32(e / max(p.shape[1] - 1, 1)))
+        count = float(max(len(batch), 1)) if self.normalize else 1.0
+        truths = (targets.ids, targets.rows, targets.negated, targets.present, on, off, count)
+        options: dict[str, Any] = {"rows": True, "values": False, "total": True, "out": [grad]}
+        total = ops.run(self.formula, [p], truths, None, 1.0, **options)[1]
+        if not ops.on_device and math.isnan(total):
+            check_domain(ops, batch.name, "guesses", batch.arrays[0], UNIT, None, batch.place)
+        return batch.restore([grad.astype(dtype, copy=False)]), ops.scalar(total)
 
 
 @register(
@@ -146,13 +156,27 @@ class _DistanceLoss(Loss):
         if guesses.ndim < self.axes:
             raise fail(name, "guesses", "of shape (N, D)", f"shape {guesses.shape}")
         check_shape(name, "truths", truths, guesses.shape, "guesses")
-        if not ops.on_device:
-            for what, x in (("guesses", guesses), ("truths", truths)):
-                check_domain(name, what, x, ANY_NUMBER, None, "row {}".format)
         dtypes = [np.float64 if x.dtype.kind in "iub" else compute_dtype(x.dtype) for x in (guesses, truths)]
         kept = guesses.dtype if guesses.dtype.kind == "f" or is_half(guesses.dtype) else np.dtype(np.float64)
         both = np.promote_types(*dtypes)
         return guesses.astype(both, copy=False), truths.astype(both, copy=False), kept
+
+    def _run(
+        self, formula: Any, guesses: Any, truths: Any, static: tuple[Any, ...], values: bool, grad: bool = True
+    ) -> tuple[Any, Any, Any]:
+        """(gradient or None, values or None, loss or None) of a formula of rows."""
+        x, t, dtype = self._read(guesses, truths)
+        ops, shape = get_ops(x), x.shape
+        rows = shape[0] if shape else 1
+        x, t = (v.reshape(rows, math.prod(shape[1:])) for v in (x, t))
+        out = [ops.xp.empty(x.shape, x.dtype)] if grad else None
+        count = float(max(rows, 1)) if self.normalize else 1.0
+        options: dict[str, Any] = {"rows": True, "values": values, "total": True, "out": out}
+        found, total = ops.run(formula, [x], (t, count), None, 1.0, static=static, **options)
+        if not ops.on_device and math.isnan(total):
+            for what, v in (("guesses", guesses), ("truths", truths)):
+                check_domain(ops, type(self).__name__, what, v, ANY_NUMBER, None, "row {}".format)
+        return None if out is None else out[0].reshape(shape).astype(dtype, copy=False), found, ops.scalar(total)
 
 
 @register("L2Distance.v1")
@@ -168,14 +192,16 @@ class L2Distance(_DistanceLoss):
     Source: numbers of thinc 8.3, thinc/loss.py.
     """
 
-    @np.errstate(all="ignore")
     def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
         """(gradient, sum of its squares)."""
-        x, t, dtype = self._read(guesses, truths)
-        difference = x - t
-        if self.normalize:
-            difference = difference / max(len(x), 1)
-        return difference.astype(dtype, copy=False), sum_of_squares(difference)
+        grad, _, loss = self._run(self.formula, guesses, truths, (), False)
+        return grad, loss
+
+    @staticmethod
+    def formula(xp: Any, x: Any, t: Any, count: Any) -> tuple[Any, ...]:
+        """Squares, and the difference."""
+        difference = (x - t) / count
+        return xp.row_squares(difference), difference
 
 
 @register("CosineDistance.v1")
@@ -198,49 +224,36 @@ class CosineDistance(_DistanceLoss):
 
     axes = 2
 
-    @np.errstate(all="ignore")
     def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
         """(gradient, loss)."""
-        x, t, dtype = self._read(guesses, truths)
-        y, u, y_norm, norms, cosine = self._cosine(x, t)
-        grad = -((u / norms) - (cosine * (y / y_norm**2)))
-        return self._kept(grad, t).astype(dtype, copy=False), self._loss(cosine, t)
+        grad, _, loss = self._run(self.formula, guesses, truths, (self.ignore_zeros,), False)
+        return grad, loss
 
-    @np.errstate(all="ignore")
     def get_loss(self, guesses: Any, truths: Any) -> Any:
         """The loss alone."""
-        x, t, _ = self._read(guesses, truths)
-        return self._loss(self._cosine(x, t)[-1], t)
+        return self._run(self.formula, guesses, truths, (self.ignore_zeros,), False, grad=False)[2]
 
-    @np.errstate(all="ignore")
     def get_similarity(self, guesses: Any, truths: Any) -> Array:
         """The cosines, (N, 1)."""
-        x, t, _ = self._read(guesses, truths)
-        return self._cosine(x, t)[-1]
+        return self._run(self.cosine, guesses, truths, (), True, grad=False)[1]
 
-    def _cosine(self, x: Array, t: Array) -> tuple[Array, ...]:
-        xp = get_ops(x).xp
+    @staticmethod
+    def cosine(xp: Any, x: Any, t: Any, count: Any) -> tuple[Any, ...]:
+        """The cosine of each row."""
         y, u = x + 1e-8, t + 1e-8
-        y_norm, u_norm = (xp.linalg.norm(v, axis=1, keepdims=True) for v in (y, u))
+        return (xp.row_sum(y * u) / xp.sqrt(xp.row_squares(y) * xp.row_squares(u)),)
+
+    @staticmethod
+    def formula(xp: Any, x: Any, t: Any, count: Any, ignore_zeros: bool) -> tuple[Any, ...]:
+        """1 - cos, and its slope."""
+        y, u = x + 1e-8, t + 1e-8
+        y_norm, u_norm = xp.sqrt(xp.row_squares(y)), xp.sqrt(xp.row_squares(u))
         norms = y_norm * u_norm
-        return y, u, y_norm, norms, (y * u).sum(axis=1, keepdims=True) / norms
-
-    def _loss(self, cosine: Array, t: Array) -> Any:
-        ops = get_ops(cosine)
-        return ops.scalar(ops.xp.sum(self._kept(abs(cosine - 1), t), dtype=np.float64))
-
-    def _kept(self, array: Array, t: Array) -> Array:
-        """Rows without a truth set to zero, and all divided by N."""
-        if self.ignore_zeros:
-            xp = get_ops(t).xp
-            array = xp.where((abs(t).sum(axis=1) == 0)[:, None], array.dtype.type(0), array)
-        return array / max(len(t), 1) if self.normalize else array
-
-
-def sum_of_squares(grad: Array) -> Any:
-    """In float64, so that no square overflows."""
-    ops = get_ops(grad)
-    return ops.scalar(ops.xp.sum(ops.xp.square(grad, dtype=np.float64)))
+        cosine = xp.row_sum(y * u) / norms
+        scale = 1.0 / count
+        if ignore_zeros:
+            scale = xp.where(xp.row_sum(abs(t)) == 0.0, 0.0, scale)
+        return abs(cosine - 1.0) * scale, (cosine * (y / (y_norm * y_norm)) - u / norms) * scale
 
 
 def as_list(value: Any) -> Any:

@@ -76,11 +76,11 @@ class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the ver
         """Kept rows lie in [0, 1], and sum to 1 where the gradient takes that for granted."""
         kept = None if items is None else batch.ops.xp.broadcast_to(items, batch.values_shape).reshape(-1) != 0
         p = batch.arrays[0]
-        check_domain(batch.name, "guesses", p, UNIT, None if kept is None else kept[:, None], batch.place)
+        check_domain(batch.ops, batch.name, "guesses", p, UNIT, None if kept is None else kept[:, None], batch.place)
         if self.wrt == "logits":
             sums = p.sum(axis=1, dtype=np.float64)
             expected = 'with rows that sum to 1 (for outputs that are not a softmax take wrt="probs")'
-            check_domain(batch.name, "guesses", sums, Interval(0.99, 1.01), kept, batch.place, expected)
+            check_domain(batch.ops, batch.name, "guesses", sums, Interval(0.99, 1.01), kept, batch.place, expected)
 
     formula = staticmethod(probability_cross_entropy)
 

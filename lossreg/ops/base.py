@@ -19,9 +19,9 @@ FORMULA_FUNCTIONS = (
 )  # fmt: skip
 """The functions that a formula may use beside arithmetic and comparisons: those that every backend compiles."""
 
-ROW_FUNCTIONS = ("row_sum", "row_max", "columns", "pick")
-"""What a formula of rows (N, C) may use as well: sum and maximum of each row, (N, 1); the indices of the columns; and
-the element of each row at its index (N, 1)."""
+ROW_FUNCTIONS = ("row_sum", "row_squares", "row_max", "columns", "pick")
+"""What a formula of rows (N, C) may use as well: sum, sum of squares in float64, and maximum of each row, (N, 1); the
+indices of the columns; and the element of each row at its index (N, 1)."""
 
 
 def formula_namespace(xp: Any, dtype: Any) -> SimpleNamespace:
@@ -36,6 +36,7 @@ def formula_namespace(xp: Any, dtype: Any) -> SimpleNamespace:
     functions |= {
         "where": where,
         "row_sum": lambda x: xp.sum(x, axis=1, keepdims=True),
+        "row_squares": lambda x: xp.sum(xp.square(x.astype(np.float64)), axis=1, keepdims=True),
         "row_max": lambda x: xp.max(x, axis=1, keepdims=True),
         "columns": lambda x: xp.arange(x.shape[1])[None, :],
         "pick": lambda x, index: xp.take_along_axis(x, index, axis=1),
@@ -156,6 +157,10 @@ class Ops:
             self.weighted(found, weight) if values else None,
             self.total(found, weight) if total else None,
         )
+
+    def all_hold(self, domain: Any, array: Array) -> bool:
+        """Whether all numbers of an array lie in a domain; waits for a device."""
+        return bool(domain.holds_all(array))
 
     def sum_by_column(self, values: Array, columns: Array, width: int) -> Array:
         """Sums of the values (N, L) of each row that belong to each of `width` columns (N, L)."""

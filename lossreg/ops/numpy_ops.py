@@ -27,6 +27,7 @@ class NumpyOps(Ops):
         """NumPy arrays and scalars."""
         return isinstance(value, (np.ndarray, np.generic))
 
+    @np.errstate(all="ignore")  # items of weight 0 may hold anything
     def run(
         self,
         formula: Callable[..., tuple[Array, ...]],
