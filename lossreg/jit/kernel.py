@@ -56,7 +56,7 @@ class _Function:
     ) -> None:
         self.graph, self.arrays, self.outputs = graph, arrays, outputs
         self.code = Code()
-        self.lanes = Lanes(self.code, bits, 2 * vector_bytes * 8 // bits)
+        self.lanes = Lanes(self.code, bits, 2 * vector_bytes * 8 // bits, avx512=vector_bytes == 64)
         self.row_lanes = Lanes(self.code, 64, 1)
         self.numbers = [x for x in graph.symbols.values() if x.op == "number"]
         self.known: dict[int, str] = {}
@@ -79,12 +79,18 @@ class _Function:
         roots = [[x.args[0] for x in group] for group in self.reduced]
         roots[last] = roots[last] + [o.symbol for o in stored]
         seen = [{x.key: x for x in self.below(group)} for group in roots]
-        candidates = {
-            key
-            for group in seen
-            for key, x in group.items()
-            if x.op in EXPENSIVE and x.rank == ELEMENT and sum(key in g for g in seen) > 1
-        }
+        everything = {key: x for group in seen for key, x in group.items()}
+        users: dict[int, list[Symbol]] = {}
+        for x in everything.values():
+            for arg in x.args if x.rank == ELEMENT else ():
+                if isinstance(arg, Symbol):
+                    users.setdefault(arg.key, []).append(x)
+        candidates = set()
+        for key, x in everything.items():
+            if x.op in EXPENSIVE and x.rank == ELEMENT and sum(key in g for g in seen) > 1:
+                while len(found := users.get(x.key, [])) == 1 and found[0].op == "where":
+                    x = found[0]  # what is made of it alone is as well kept
+                candidates.add(x.key)
         kept: set[int] = set()
         self.kept_in: dict[int, int] = {}  # symbol -> the pass that stores it
         for i, group in enumerate(roots):
@@ -217,7 +223,9 @@ class _Function:
                 self.known[x.key] = code.value(f"call reassoc nsz double @{name}(double 0.0, {wide} {total})")
             else:
                 largest = code.value(f"load {lanes.kind}, ptr {sums[x.key]}")
-                largest = code.call(lanes.scalar, f"llvm.vector.reduce.fmax.{lanes.suffix}", (lanes.kind, largest))
+                name = f"llvm.vector.reduce.fmax.{lanes.suffix}"  # NaN has been seen to
+                code.declared.add(f"declare {lanes.scalar} @{name}({lanes.kind})")
+                largest = code.value(f"call nnan nsz {lanes.scalar} @{name}({lanes.kind} {largest})")
                 if lanes.bits == 32:
                     largest = code.value(f"fpext float {largest} to double")
                 bad = code.value(f"load {lanes.bool}, ptr {sums[-x.key - 1]}")

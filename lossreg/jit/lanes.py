@@ -24,6 +24,17 @@ LOG_TAIL = (
 """(log(1 + m) - m + m**2 / 2) / m**3 on [sqrt(1/2) - 1, sqrt(2) - 1], interpolated at the 9 Chebyshev nodes; the error
 is a share of 3e-9 of the logarithm."""
 
+EXP_TAIL = {
+    32: (0.5, 0.16666576845993977, 0.041666554437686056, 0.008363202971575855, 0.001392621346632461),
+    64: (
+        0.5000000000000001, 0.16666666666666669, 0.04166666666662399, 0.008333333333330051, 0.0013888888917281794,
+        0.00019841269863105968, 2.480152119021773e-05, 2.7557268378684192e-06, 2.7620138719733994e-07,
+        2.5100424157005067e-08,
+    ),
+}  # fmt: skip
+"""(e**r - 1 - r) / r**2 on |r| <= ln 2 / 2, interpolated at the Chebyshev nodes; the errors are shares of 1e-8 and 2e-17
+of e**r."""
+
 
 class Code:
     """Lines of one LLVM function, the names of its values, and the intrinsics it needs."""
@@ -66,8 +77,8 @@ class Code:
 class Lanes:
     """Operations on `width` numbers of 32 or 64 bits; a width of 1 makes plain scalars."""
 
-    def __init__(self, code: Code, bits: int, width: int) -> None:
-        self.code, self.bits, self.width = code, bits, width
+    def __init__(self, code: Code, bits: int, width: int, avx512: bool = False) -> None:
+        self.code, self.bits, self.width, self.avx512 = code, bits, width, avx512
         self.scalar = "float" if bits == 32 else "double"
         self.suffix = f"f{bits}" if width == 1 else f"v{width}f{bits}"
         self.kind, self.int, self.bool = self.of(self.scalar), self.of(f"i{bits}"), self.of("i1")
@@ -208,8 +219,8 @@ class Lanes:
         high = math.floor(LN2 * 2**places) / 2**places
         return high, float(LN2 - Decimal(high))
 
-    def _reduced(self, x: str, low: float, high: float) -> tuple[str, str]:
-        """x = n ln 2 + r with |r| <= ln 2 / 2, as (r, n); x is cut to [low, high]."""
+    def _reduced(self, x: str, low: float, high: float) -> tuple[str, str, str]:
+        """x = n ln 2 + r with |r| <= ln 2 / 2, as (r, n as a float, n); x is cut to [low, high]."""
         x = self.where(self.lt(x, self.const(low)), self.const(low), x)  # NaN passes
         x = self.where(self.gt(x, self.const(high)), self.const(high), x)
         magic = self.const(1.5 * 2.0**self.mantissa)  # its sum has the nearest whole number in its last bits
@@ -217,23 +228,41 @@ class Lanes:
         n = self.sub(shifted, magic)
         first, second = self.ln2
         r = self.fma(n, self.const(-second), self.fma(n, self.const(-first), x))
-        return r, self.int_op("sub", self.as_int(shifted), self.as_int(magic))
+        return r, n, self.int_op("sub", self.as_int(shifted), self.as_int(magic))
+
+    def scaled(self, x: str, power: str, n: str) -> str:
+        """x 2**n, rounded once or rarely twice; `power` is n as a float."""
+        if self.avx512 and self.width * self.bits % 512 == 0:
+            lanes = 512 // self.bits
+            kind, mask = f"<{lanes} x {self.scalar}>", f"i{lanes}"
+            name = f"llvm.x86.avx512.mask.scalef.{'ps' if self.bits == 32 else 'pd'}.512"
+            parts = []
+            for start in range(0, self.width, lanes):
+                places = "<" + ", ".join(f"i32 {start + i}" for i in range(lanes)) + ">"
+                one, by = (
+                    self.code.value(f"shufflevector {self.kind} {v}, {self.kind} poison, <{lanes} x i32> {places}")
+                    for v in (x, power)
+                )
+                given = ((kind, one), (kind, by), (kind, "zeroinitializer"), (mask, "-1"), ("i32", "4"))
+                parts.append(self.code.call(kind, name, *given))
+            if len(parts) == 1:
+                return parts[0]
+            places = "<" + ", ".join(f"i32 {i}" for i in range(2 * lanes)) + ">"
+            return self.code.value(f"shufflevector {kind} {parts[0]}, {kind} {parts[1]}, <{2 * lanes} x i32> {places}")
+        half = self.int_op("ashr", n, self.whole(1))  # two factors, since 2**n alone may be no normal number
+        rest = self.int_op("sub", n, half)
+        return self.mul(self.mul(x, self.power_of_two(half)), self.power_of_two(rest))
 
     def exp(self, x: str) -> str:
-        """e**x: 2**n times the Taylor series of e**r; scaled in two steps so that subnormal results are right."""
-        r, n = self._reduced(x, *((-105.0, 89.0) if self.bits == 32 else (-746.0, 710.0)))
-        tail = self.polynomial(r, [1 / math.factorial(k) for k in range(2, 8 if self.bits == 32 else 14)])
-        p = self.add(self.fma(self.mul(r, r), tail, r), self.const(1.0))
-        half = self.int_op("ashr", n, self.whole(1))
-        rest = self.int_op("sub", n, half)
-        return self.mul(self.mul(p, self.power_of_two(half)), self.power_of_two(rest))
+        """e**x = 2**n e**r."""
+        r, power, n = self._reduced(x, *((-105.0, 89.0) if self.bits == 32 else (-746.0, 710.0)))
+        p = self.fma(self.mul(r, r), self.polynomial(r, EXP_TAIL[self.bits]), r)
+        return self.scaled(self.add(p, self.const(1.0)), power, n)
 
     def expm1(self, x: str) -> str:
         """e**x - 1 = 2 (2**(n-1) (e**r - 1) + (2**(n-1) - 1/2)): exact parts first; small x have n = 0."""
-        r, n = self._reduced(x, *((-40.0, 89.0) if self.bits == 32 else (-60.0, 710.0)))
-        terms = 9 if self.bits == 32 else 15
-        tail = self.polynomial(r, [1 / math.factorial(k) for k in range(2, terms)])
-        q = self.fma(self.mul(r, r), tail, r)
+        r, _, n = self._reduced(x, *((-40.0, 89.0) if self.bits == 32 else (-60.0, 710.0)))
+        q = self.fma(self.mul(r, r), self.polynomial(r, EXP_TAIL[self.bits]), r)
         scale = self.power_of_two(self.int_op("sub", n, self.whole(1)))
         result = self.mul(self.const(2.0), self.fma(scale, q, self.sub(scale, self.const(0.5))))
         return self.where(self.lt(self.abs(x), self.const(self.tiny)), x, result)
