@@ -15,18 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .lanes import Code, Lanes
+from .lanes import STORAGE, Code, Lanes
 from .trace import ELEMENT, LIBRARY, REDUCTIONS, Graph, Symbol
 
-__all__ = ["HEADER", "STORAGE", "Array", "Output", "function_text"]
-
-STORAGE = {
-    "float64": ("double", 8), "float32": ("float", 4), "float16": ("half", 2), "bfloat16": ("i16", 2),
-    "bool": ("i8", 1),
-    "int8": ("i8", 1), "int16": ("i16", 2), "int32": ("i32", 4), "int64": ("i64", 8),
-    "uint8": ("i8", 1), "uint16": ("i16", 2), "uint32": ("i32", 4), "uint64": ("i64", 8),
-}  # fmt: skip
-"""dtypes in memory: their LLVM type and bytes."""
+__all__ = ["HEADER", "Array", "Output", "function_text", "operation"]
 
 HEADER = ("claimed", "rows", "columns", "elements", "rows_a_claim")
 """The first slots of a call, 64 bits each; then a pointer and the bytes between rows for each array; then numbers."""
@@ -159,7 +151,7 @@ class _Function:
                 self.loop(place)
         for target, output in enumerate(self.outputs):
             if output.array.rank != ELEMENT:
-                self.store(self.row_lanes, output.array.dtype, self.row_value(output.symbol), self.target(target))
+                self.row_lanes.store(output.array.dtype, self.row_value(output.symbol), self.target(target))
         following = code.value(f"add i64 {current}, 1")
         code.add(f"  store i64 {following}, ptr {row}")
         again = code.value(f"icmp slt i64 {following}, {code.value(f'load i64, ptr {claimed}')}")
@@ -212,7 +204,7 @@ class _Function:
         some = code.value(f"icmp slt i64 {full}, {self.columns}")
         code.add(f"  br i1 {some}, label %{tail}, label %{end}\n{tail}:")
         left = code.value(f"trunc i64 {code.value(f'sub i64 {self.columns}, {full}')} to i32")
-        mask = code.value(f"icmp slt {lanes.of('i32')} {self.iota()}, {lanes.splat(left, 'i32')}")
+        mask = code.value(f"icmp slt {lanes.of('i32')} {lanes.iota()}, {lanes.splat(left, 'i32')}")
         self.block(place, reductions, stored, sums, splats, full, mask)
         code.add(f"  br label %{end}\n{end}:")
         for x in reductions:
@@ -231,9 +223,6 @@ class _Function:
                 bad = code.value(f"load {lanes.bool}, ptr {sums[-x.key - 1]}")
                 bad = code.call("i1", f"llvm.vector.reduce.or.v{width}i1", (lanes.bool, bad))
                 self.known[x.key] = self.row_lanes.where(bad, self.row_lanes.const(float("nan")), largest)
-
-    def iota(self) -> str:
-        return "<" + ", ".join(f"i32 {i}" for i in range(self.lanes.width)) + ">"
 
     def block(
         self,
@@ -281,7 +270,7 @@ class _Function:
                 size = STORAGE[dtype][1]
                 offset = code.value(f"mul i64 {j}, {size}")
                 address = code.value(f"getelementptr i8, ptr {self.target(i)}, i64 {offset}")
-                self.store(lanes, dtype, found, address, mask)
+                lanes.store(dtype, found, address, mask)
 
     def element(self, x: Symbol, place: int, j: str, mask: str | None, element) -> str:  # type: ignore[no-untyped-def]
         """An element's value: loaded, kept from an earlier pass, or computed."""
@@ -302,10 +291,10 @@ class _Function:
             offset = code.value(f"mul i64 {j}, {STORAGE[dtype][1]}")
             base = self.pointers[list(self.arrays).index(x.args[0])]
             address = code.value(f"getelementptr i8, ptr {base}, i64 {offset}")
-            return self.load(lanes, dtype, x.kind, address, mask)
+            return lanes.load(dtype, x.kind, address, mask)
         if x.op == "columns":
             start = code.value(f"trunc i64 {j} to i32")
-            return code.value(f"add {lanes.of('i32')} {lanes.splat(start, 'i32')}, {self.iota()}")
+            return code.value(f"add {lanes.of('i32')} {lanes.splat(start, 'i32')}, {lanes.iota()}")
         return self.compute(lanes, x, element)
 
     def row_value(self, x: Symbol) -> str:
@@ -315,15 +304,14 @@ class _Function:
         code = self.code
         if x.op == "input":
             base = self.pointers[list(self.arrays).index(x.args[0])]
-            found = self.load(self.row_lanes, self.arrays[x.args[0]].dtype, x.kind, base, None)
+            found = self.row_lanes.load(self.arrays[x.args[0]].dtype, x.kind, base)
         elif x.op == "pick":
             source, index = x.args
             dtype = self.arrays[source.args[0]].dtype
             base = self.pointers[list(self.arrays).index(source.args[0])]
             offset = code.value(f"mul i64 {self.row_value(index)}, {STORAGE[dtype][1]}")
-            found = self.load(
-                self.row_lanes, dtype, x.kind, code.value(f"getelementptr i8, ptr {base}, i64 {offset}"), None
-            )
+            address = code.value(f"getelementptr i8, ptr {base}, i64 {offset}")
+            found = self.row_lanes.load(dtype, x.kind, address)
         else:
             found = self.compute(self.row_lanes, x, self.row_value)
         self.known[x.key] = found
@@ -345,98 +333,36 @@ class _Function:
 
     def compute(self, lanes: Lanes, x: Symbol, value) -> str:  # type: ignore[no-untyped-def]
         """One operation on values of its arguments."""
-        op, args = x.op, x.args
-        if op == "const":
-            return lanes.splat_text("i1", str(args[0]).lower()) if x.kind == "b" else lanes.const(args[0])
-        found = [value(arg) for arg in args]
-        if op == "spread":
-            return str(found[0])
-        if op == "float":
-            if args[0].kind == "b":
-                return self.code.value(f"uitofp {lanes.bool} {found[0]} to {lanes.kind}")
-            whole = lanes.of("i64" if lanes is self.row_lanes else "i32")
-            return self.code.value(f"sitofp {whole} {found[0]} to {lanes.kind}")
-        if op in ("and", "or", "xor"):
-            return lanes.logical(op, *found)
-        if op == "not":
-            return lanes.opposite(found[0])
-        if op == "where":
-            return lanes.where(found[0], found[1], found[2], lanes.bool if x.kind == "b" else "")
-        if op in ("maximum", "minimum"):
-            sure = args[1].op in ("const", "number")
-            if not sure and args[0].op in ("const", "number"):
-                found, sure = found[::-1], True
-            return lanes.extreme("ugt" if op == "maximum" else "ult", found[0], found[1], sure)
-        if args[0].kind == "i":
-            signs = {"lt": "slt", "le": "sle", "gt": "sgt", "ge": "sge", "eq": "eq", "ne": "ne"}
-            whole = lanes.of("i64" if lanes is self.row_lanes else "i32")
-            return self.code.value(f"icmp {signs[op]} {whole} {found[0]}, {found[1]}")
-        operation = getattr(lanes, op)
-        return str(operation(*found))
+        return operation(lanes, x, [value(arg) for arg in x.args if isinstance(arg, Symbol)])
 
-    # memory
 
-    def load(self, lanes: Lanes, dtype: str, kind: str, address: str, mask: str | None) -> str:
-        """Numbers of memory as floats of the lanes, as bools, or as an index."""
-        code = self.code
-        stored, size = STORAGE[dtype]
-        raw = self.masked_load(lanes, stored, size, address, mask)
-        given, signed = lanes.of(stored), not dtype.startswith("u")
-        if kind == "b":
-            return code.value(f"icmp ne {given} {raw}, zeroinitializer")
-        if kind == "i":
-            return code.value(f"{'sext' if signed else 'zext'} {given} {raw} to i64") if stored != "i64" else raw
-        if dtype == "bfloat16":
-            wide, given = lanes.of("i32"), lanes.of("float")
-            raw = code.value(f"zext {lanes.of(stored)} {raw} to {wide}")
-            raw = code.value(f"shl {wide} {raw}, {lanes.splat_text('i32', '16')}")
-            raw, stored = code.value(f"bitcast {wide} {raw} to {given}"), "float"
-        if stored.startswith("i"):
-            return code.value(f"{'sitofp' if signed and dtype != 'bool' else 'uitofp'} {given} {raw} to {lanes.kind}")
-        have = {"half": 16, "float": 32, "double": 64}[stored]
-        if have == lanes.bits:
-            return raw
-        return code.value(f"{'fpext' if have < lanes.bits else 'fptrunc'} {given} {raw} to {lanes.kind}")
-
-    def masked_load(self, lanes: Lanes, stored: str, size: int, address: str, mask: str | None) -> str:
-        kind = lanes.of(stored)
-        if mask is None:
-            return self.code.value(f"load {kind}, ptr {address}, align {size}")
-        suffix = f"v{lanes.width}{self.short(stored)}.p0"
-        return self.code.call(
-            kind, f"llvm.masked.load.{suffix}",
-            ("ptr", address), ("i32", str(size)), (lanes.bool, mask), (kind, "zeroinitializer"),
-        )  # fmt: skip
-
-    @staticmethod
-    def short(stored: str) -> str:
-        return {"double": "f64", "float": "f32", "half": "f16"}.get(stored, stored)
-
-    def store(self, lanes: Lanes, dtype: str, value: str, address: str, mask: str | None = None) -> None:
-        """Floats of the lanes as numbers of memory, rounded to nearest."""
-        code = self.code
-        stored, size = STORAGE[dtype]
-        kind, have = lanes.of(stored), lanes.bits
-        if dtype == "bfloat16":
-            wide, bits = lanes.of("i32"), code.value(f"bitcast {lanes.kind} {value} to {lanes.of('i32')}")
-
-            def op(name: str, a: str, b: int) -> str:
-                return code.value(f"{name} {wide} {a}, {lanes.splat_text('i32', str(b))}")
-
-            odd = op("and", op("lshr", bits, 16), 1)
-            rounded = code.value(f"add {wide} {op('add', bits, 0x7FFF)}, {odd}")
-            rounded = lanes.where(lanes.isnan(value), op("or", bits, 0x400000), rounded, wide)
-            value = code.value(f"trunc {wide} {op('lshr', rounded, 16)} to {kind}")
-        elif {"half": 16, "float": 32, "double": 64}[stored] != have:
-            value = code.value(f"{'fptrunc' if have > size * 8 else 'fpext'} {lanes.kind} {value} to {kind}")
-        if mask is None:
-            code.add(f"  store {kind} {value}, ptr {address}, align {size}")
-        else:
-            suffix = f"v{lanes.width}{self.short(stored)}.p0"
-            code.call(
-                "void", f"llvm.masked.store.{suffix}",
-                (kind, value), ("ptr", address), ("i32", str(size)), (lanes.bool, mask),
-            )  # fmt: skip
+def operation(lanes: Lanes, x: Symbol, found: Sequence[str]) -> str:
+    """One operation on values of its arguments."""
+    op, args = x.op, x.args
+    whole = lanes.of("i64" if lanes.width == 1 else "i32")
+    if op == "const":
+        return lanes.splat_text("i1", str(args[0]).lower()) if x.kind == "b" else lanes.const(args[0])
+    if op == "spread":
+        return found[0]
+    if op == "float":
+        change = f"uitofp {lanes.bool}" if args[0].kind == "b" else f"sitofp {whole}"
+        return lanes.code.value(f"{change} {found[0]} to {lanes.kind}")
+    if op in ("and", "or", "xor"):
+        return lanes.logical(op, *found)
+    if op == "not":
+        return lanes.opposite(found[0])
+    if op == "where":
+        return lanes.where(found[0], found[1], found[2], lanes.bool if x.kind == "b" else "")
+    if op in ("maximum", "minimum"):
+        sure = args[1].op in ("const", "number")
+        if not sure and args[0].op in ("const", "number"):
+            found, sure = found[::-1], True
+        return lanes.extreme("ugt" if op == "maximum" else "ult", found[0], found[1], sure)
+    if args[0].kind == "i":
+        signs = {"lt": "slt", "le": "sle", "gt": "sgt", "ge": "sge", "eq": "eq", "ne": "ne"}
+        return lanes.code.value(f"icmp {signs[op]} {whole} {found[0]}, {found[1]}")
+    result: str = getattr(lanes, op)(*found)
+    return result
 
 
 def function_text(

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from decimal import Decimal
 
-__all__ = ["Code", "Lanes"]
+__all__ = ["STORAGE", "Code", "Lanes"]
 
 FLAGS = "nsz"
 """-0 is 0. NaN, infinities and the order of operations are kept; products and sums are fused in the library alone."""
@@ -32,8 +32,17 @@ EXP_TAIL = {
         2.5100424157005067e-08,
     ),
 }  # fmt: skip
-"""(e**r - 1 - r) / r**2 on |r| <= ln 2 / 2, interpolated at the Chebyshev nodes; the errors are shares of 1e-8 and 2e-17
-of e**r."""
+"""(e**r - 1 - r) / r**2 on |r| <= ln 2 / 2, interpolated at the Chebyshev nodes; the errors are shares of 1e-8 and
+2e-17 of e**r."""
+
+
+STORAGE = {
+    "float64": ("double", 8), "float32": ("float", 4), "float16": ("half", 2), "bfloat16": ("i16", 2),
+    "bool": ("i8", 1),
+    "int8": ("i8", 1), "int16": ("i16", 2), "int32": ("i32", 4), "int64": ("i64", 8),
+    "uint8": ("i8", 1), "uint16": ("i16", 2), "uint32": ("i32", 4), "uint64": ("i64", 8),
+}  # fmt: skip
+"""dtypes in memory: their LLVM type and bytes."""
 
 
 class Code:
@@ -332,3 +341,71 @@ class Lanes:
         """x**y for x >= 0."""
         power = self.exp(self.mul(y, self.log(x)))
         return self.where(self.eq(y, self.const(0.0)), self.const(1.0), power)
+
+    def iota(self) -> str:
+        """0, 1, 2, ..."""
+        return "<" + ", ".join(f"i32 {i}" for i in range(self.width)) + ">"
+
+    # memory
+
+    def load(self, dtype: str, kind: str, address: str, mask: str | None = None) -> str:
+        """Numbers of memory as floats of the lanes, as bools, or as an index."""
+        code = self.code
+        stored, size = STORAGE[dtype]
+        raw = self.masked_load(stored, size, address, mask)
+        given, signed = self.of(stored), not dtype.startswith("u")
+        if kind == "b":
+            return code.value(f"icmp ne {given} {raw}, zeroinitializer")
+        if kind == "i":
+            return code.value(f"{'sext' if signed else 'zext'} {given} {raw} to i64") if stored != "i64" else raw
+        if dtype == "bfloat16":
+            wide, given = self.of("i32"), self.of("float")
+            raw = code.value(f"zext {self.of(stored)} {raw} to {wide}")
+            raw = code.value(f"shl {wide} {raw}, {self.splat_text('i32', '16')}")
+            raw, stored = code.value(f"bitcast {wide} {raw} to {given}"), "float"
+        if stored.startswith("i"):
+            return code.value(f"{'sitofp' if signed and dtype != 'bool' else 'uitofp'} {given} {raw} to {self.kind}")
+        have = {"half": 16, "float": 32, "double": 64}[stored]
+        if have == self.bits:
+            return raw
+        return code.value(f"{'fpext' if have < self.bits else 'fptrunc'} {given} {raw} to {self.kind}")
+
+    def masked_load(self, stored: str, size: int, address: str, mask: str | None) -> str:
+        kind = self.of(stored)
+        if mask is None:
+            return self.code.value(f"load {kind}, ptr {address}, align {size}")
+        suffix = f"v{self.width}{self.short(stored)}.p0"
+        return self.code.call(
+            kind, f"llvm.masked.load.{suffix}",
+            ("ptr", address), ("i32", str(size)), (self.bool, mask), (kind, "zeroinitializer"),
+        )  # fmt: skip
+
+    @staticmethod
+    def short(stored: str) -> str:
+        return {"double": "f64", "float": "f32", "half": "f16"}.get(stored, stored)
+
+    def store(self, dtype: str, value: str, address: str, mask: str | None = None) -> None:
+        """Floats of the lanes as numbers of memory, rounded to nearest."""
+        code = self.code
+        stored, size = STORAGE[dtype]
+        kind, have = self.of(stored), self.bits
+        if dtype == "bfloat16":
+            wide, bits = self.of("i32"), code.value(f"bitcast {self.kind} {value} to {self.of('i32')}")
+
+            def op(name: str, a: str, b: int) -> str:
+                return code.value(f"{name} {wide} {a}, {self.splat_text('i32', str(b))}")
+
+            odd = op("and", op("lshr", bits, 16), 1)
+            rounded = code.value(f"add {wide} {op('add', bits, 0x7FFF)}, {odd}")
+            rounded = self.where(self.isnan(value), op("or", bits, 0x400000), rounded, wide)
+            value = code.value(f"trunc {wide} {op('lshr', rounded, 16)} to {kind}")
+        elif {"half": 16, "float": 32, "double": 64}[stored] != have:
+            value = code.value(f"{'fptrunc' if have > size * 8 else 'fpext'} {self.kind} {value} to {kind}")
+        if mask is None:
+            code.add(f"  store {kind} {value}, ptr {address}, align {size}")
+        else:
+            suffix = f"v{self.width}{self.short(stored)}.p0"
+            code.call(
+                "void", f"llvm.masked.store.{suffix}",
+                (kind, value), ("ptr", address), ("i32", str(size)), (self.bool, mask),
+            )  # fmt: skip

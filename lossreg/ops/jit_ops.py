@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..jit.engine import compiled, vector_bytes
-from ..jit.kernel import HEADER, STORAGE, Output, function_text
+from ..jit.kernel import HEADER, Output, function_text
 from ..jit.kernel import Array as Described
+from ..jit.lanes import STORAGE
 from ..jit.pool import run_everywhere
 from ..jit.trace import ELEMENT, NUMBER, ROW, Symbol, trace
 from .base import Array, compute_dtype
