@@ -1,106 +1,75 @@
-"""Prints a table: work, size, milliseconds of each library, ratios, and the time of a copy of the same bytes.
+"""Prints what lossreg takes beside other libraries: times, memory, cold start, overhead of a call, scaling.
 
-Medians of interleaved runs after a warm-up, so that a slow moment of the machine meets all libraries alike. A ratio
-above 1 means that lossreg is faster. The copy reads the guesses once and writes as much, with two threads: what memory
-allows.
+Times are medians of interleaved runs after a warm-up, of a value and its gradient, with two threads for everybody. In
+brackets is the time of the other library divided by that of lossreg: above 1, lossreg is faster. The copy reads the
+guesses and writes as much, with two threads; the last column is the time of lossreg, with out= where it takes one,
+divided by that of the copy.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import inspect
 import os
 import platform
-import statistics
-import time
-from concurrent.futures import ThreadPoolExecutor
+import warnings
 from pathlib import Path
 
-import numpy as np
+from . import THREADS, sections
 
-from .cases import Case, all_cases
-
-THREADS = 2
+PACKAGES = ("lossreg", "numpy", "llvmlite", "torch", "jax", "optax", "thinc", "scikit-learn")
 
 
-def seconds(call: object, repeat: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeat):
-        call()  # type: ignore[operator]
-    return (time.perf_counter() - start) / repeat
-
-
-def copier(array: np.ndarray, pool: ThreadPoolExecutor) -> object:
-    """A copy of an array by two threads."""
-    source = np.ascontiguousarray(array).reshape(-1)
-    target = np.empty_like(source)
-    half = source.size // THREADS
-    parts = [slice(i * half, (i + 1) * half if i + 1 < THREADS else None) for i in range(THREADS)]
-    return lambda: list(pool.map(lambda part: np.copyto(target[part], source[part]), parts))
-
-
-def measure(case: Case, runs: int, pool: ThreadPoolExecutor) -> dict[str, float]:
-    """Median seconds of each peer and of the copy."""
-    calls = {**case.peers, "copy": copier(case.guesses, pool)}
-    repeats = {}
-    for name, call in calls.items():
-        seconds(call, 1)
-        repeats[name] = max(1, min(2000, int(0.02 / max(seconds(call, 1), 1e-7))))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(runs):
-        for name, call in calls.items():
-            times[name].append(seconds(call, repeats[name]))
-    return {name: statistics.median(found) for name, found in times.items()}
-
-
-def machine() -> list[str]:
+def machine() -> str:
     cpu = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
         if line.startswith("model name"):
             cpu = line.partition(":")[2].strip()
             break
     found = []
-    for package in ("lossreg", "numpy", "numba", "torch", "thinc", "jax", "optax", "scikit-learn"):
+    for package in PACKAGES:
         try:
             found.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    return [f"{cpu}, {THREADS} threads, Python {platform.python_version()}", ", ".join(found)]
+    load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
+    return f"{cpu}, {THREADS} threads, Python {platform.python_version()}{load}\n\n{', '.join(found)}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", default="", help="a part of the name of the work")
-    parser.add_argument("--small", action="store_true", help="leave out the arrays above 20 MB")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", metavar="TEXT", help="times: only works with this in their name")
+    parser.add_argument("--small", action="store_true", help="times: leave out the arrays above 20 MB")
     parser.add_argument("--runs", type=int, default=7, help="interleaved runs (default 7)")
-    parser.add_argument("--save", metavar="FILE", help="write the table there as well")
+    parser.add_argument("--sections", default="times,memory,cold,overhead,scaling", help="default: %(default)s")
+    parser.add_argument("--save", metavar="FILE", help="write the report there as well")
     arguments = parser.parse_args()
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(variable, str(THREADS))
-    try:
-        import torch
+    made = {
+        "times": lambda: sections.times(arguments.only, arguments.small, arguments.runs),
+        "memory": sections.memory,
+        "cold": sections.cold,
+        "overhead": lambda: sections.overhead(arguments.runs),
+        "scaling": lambda: sections.scaling(arguments.runs),
+    }
+    warnings.filterwarnings("ignore", message="reduction: 'mean' divides")  # torch.nn.KLDivLoss
+    wanted = arguments.sections.split(",")
+    if unknown := set(wanted) - set(made):
+        parser.error(f"unknown sections: {', '.join(sorted(unknown))} (known: {', '.join(made)})")
+    lines = []
 
-        torch.set_num_threads(THREADS)
-    except ImportError:
-        pass
-    columns = ["work", "dtype", "size", "lossreg ms", "with out=", "peer", "peer ms", "ratio", "copy ms"]
-    columns.append("lossreg / copy")
-    lines = [*machine(), "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    print("\n".join(lines))
-    with ThreadPoolExecutor(THREADS) as pool:
-        for case in all_cases(large=not arguments.small):
-            if arguments.only not in case.work:
-                continue
-            found = {name: 1e3 * value for name, value in measure(case, arguments.runs, pool).items()}
-            ours, best = found["lossreg"], min(found["lossreg"], found.get("out=", np.inf))
-            for peer in [name for name in case.peers if name not in ("lossreg", "out=")] or ["-"]:
-                theirs = found.get(peer, float("nan"))
-                with_out = f"{found['out=']:.4g}" if "out=" in found else ""
-                numbers = [peer, f"{theirs:.4g}", f"{theirs / ours:.2f}", f"{found['copy']:.4g}"]
-                cells = [case.work, case.dtype, case.size, f"{ours:.4g}", with_out, *numbers]
-                cells.append(f"{best / found['copy']:.1f}")
-                lines.append("| " + " | ".join(cells) + " |")
-                print(lines[-1], flush=True)
+    def show(text: str) -> None:
+        print(text, flush=True)
+        lines.append(text)
+
+    show(machine())
+    for name in wanted:
+        show(f"\n## {name.capitalize()}\n\n{inspect.getdoc(getattr(sections, name))}\n")
+        for line in made[name]():
+            show(line)
     if arguments.save:
         Path(arguments.save).write_text("\n".join(lines) + "\n", encoding="utf8")
 

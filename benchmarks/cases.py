@@ -1,36 +1,108 @@
-"""What is measured: a value and its gradient, through the public call of each library."""
+"""What is measured: a value and its gradient, through the public call of each library.
+
+A case is made when it is its turn, from its name, dtype and shape, so that a fresh process can make the same one.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import lossreg
+from lossreg.config import ALIASES
+
+from . import THREADS
 
 Call = Callable[[], Any]
+"""Returns (gradient, value); gradients of several arrays are a tuple."""
+
+PEERS = {"PyTorch": "torch", "JAX": "optax", "Thinc": "thinc", "scikit-learn": "sklearn"}
+"""The columns of the table, and what has to be installed for them."""
 
 
 @dataclass
 class Case:
     """One piece of work, and how each library does it."""
 
-    work: str
-    dtype: str
-    size: str
-    guesses: np.ndarray
-    """The array that is read, and whose gradient is written."""
+    array: np.ndarray
+    """The greatest array of guesses: it is read, and its gradient is written."""
+    ours: Call
+    out: Call | None = None
     peers: dict[str, Call] = field(default_factory=dict)
 
+    @property
+    def calls(self) -> dict[str, Call]:
+        return {"lossreg": self.ours, **({"out=": self.out} if self.out else {}), **self.peers}
 
-def installed(*names: str) -> bool:
-    return all(importlib.util.find_spec(name) for name in names)
+
+class Spec(NamedTuple):
+    """How a case is called in the table, and how it is made."""
+
+    work: str
+    dtype: str
+    shape: tuple[int, ...]
+    build: Callable[[Spec], Case]
+
+    @property
+    def size(self) -> str:
+        n = self.shape[0]
+        short = f"{n / 1e6:g}M" if n >= 1e6 else f"{n / 1e3:g}k"
+        return short if len(self.shape) == 1 else "x".join(map(str, self.shape))
+
+    @property
+    def key(self) -> str:
+        return f"{self.work} {self.dtype} {self.size}"
+
+    @property
+    def small(self) -> bool:
+        """Whether no array is above 20 MB."""
+        return math.prod(self.shape[:3]) * np.dtype(self.dtype).itemsize < 20e6
+
+    @property
+    def rng(self) -> np.random.Generator:
+        return np.random.default_rng(0)
 
 
-def torch_call(module: Any, *arrays: np.ndarray, leaves: int = 1) -> Call:
+@cache
+def has(peer: str) -> bool:
+    """Whether a library is to be measured and can be; the first answer also sets it up."""
+    if peer not in PEERS or not importlib.util.find_spec(PEERS[peer]):
+        return False
+    if peer == "PyTorch":
+        import torch
+
+        torch.set_num_threads(THREADS)
+    if peer == "JAX":
+        import jax
+
+        jax.config.update("jax_enable_x64", True)  # or it would read float64 as float32
+    return True
+
+
+def registered(name: str) -> bool:
+    return name in ALIASES or name in lossreg.registry.losses
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    return rng.standard_normal(shape, dtype="f").astype(dtype, copy=False)
+
+
+def calls(loss: Any, guesses: Any, truths: Any) -> tuple[Call, Call | None]:
+    """A call that makes its gradient, and one that is given where to put it."""
+    if isinstance(guesses, list) or "out" not in inspect.signature(loss.__call__).parameters:
+        return lambda: loss(guesses, truths), None
+    out = tuple(map(np.empty_like, guesses)) if isinstance(guesses, tuple) else np.empty_like(guesses)
+    return lambda: loss(guesses, truths), lambda: loss(guesses, truths, out=out)
+
+
+def torch_call(function: Callable[..., Any], *arrays: np.ndarray, leaves: int = 1) -> Call:
     """Forward and backward with autograd; the gradient is made anew each time, as ours is."""
     import torch
 
@@ -40,136 +112,214 @@ def torch_call(module: Any, *arrays: np.ndarray, leaves: int = 1) -> Call:
     def call() -> Any:
         for t in inputs:
             t.grad = None
-        loss = module(*tensors)
+        loss = function(*tensors)
         loss.backward()
-        return loss
+        return tuple(t.grad for t in inputs), loss.detach()
 
     return call
 
 
-def jax_call(function: Callable[..., Any], *arrays: np.ndarray) -> Call:
+def jax_call(function: Callable[..., Any], *arrays: np.ndarray, leaves: int = 1) -> Call:
+    """value_and_grad, compiled."""
     import jax
 
-    compiled = jax.jit(jax.value_and_grad(function))
+    compiled = jax.jit(jax.value_and_grad(function, argnums=tuple(range(leaves))))
     inputs = [jax.numpy.asarray(a) for a in arrays]
-    return lambda: jax.block_until_ready(compiled(*inputs))
+    return lambda: jax.block_until_ready(compiled(*inputs))[::-1]
 
 
-def cross_entropy(rng: np.random.Generator, n: int, c: int, dtype: str) -> Case:
-    x, y = rng.normal(size=(n, c)).astype(dtype), rng.integers(0, c, n)
-    loss, out = lossreg.CrossEntropy(), np.empty_like(x)
-    case = Case("ce on ids", dtype, f"{n}x{c}", x, {"lossreg": lambda: loss(x, y), "out=": lambda: loss(x, y, out=out)})
-    if installed("torch"):
-        import torch
+def jax_formula(name: str) -> Callable[..., Any] | None:
+    """The loss as Optax has it; None where it has no twin."""
+    import optax
+    from jax import numpy as jnp
 
-        case.peers["torch"] = torch_call(torch.nn.CrossEntropyLoss(), x, y)
-    if installed("jax", "optax"):
-        import optax
+    found: dict[str, Callable[..., Any]] = {
+        "ce": lambda x, t: optax.softmax_cross_entropy_with_integer_labels(x, t).mean(),
+        "mse": lambda x, t: optax.squared_error(x, t).mean(),
+        "l1": lambda x, t: jnp.abs(x - t).mean(),
+        "huber": lambda x, t: optax.huber_loss(x, t).mean(),
+        "bcelogits": lambda x, t: optax.sigmoid_binary_cross_entropy(x, t).mean(),
+        "poissonloss": lambda x, t: (jnp.exp(x) - t * x).mean(),
+        "focal": lambda x, t: optax.sigmoid_focal_loss(x, t, alpha=0.25, gamma=2.0).mean(),
+        "kl": lambda x, t: optax.kl_divergence(x, t).mean() / x.shape[1],
+        "nll": lambda x, t: -jnp.take_along_axis(x, t[:, None], axis=1).mean(),
+        "similar": lambda x, y: optax.cosine_similarity(x, y, epsilon=1e-8).mean(),
+        "pairwise": lambda x, y: jnp.linalg.norm(x - y + 1e-6, axis=1).mean(),
+        "triplet": lambda x, y, z: optax.losses.triplet_margin_loss(x, y, z).mean(),
+        "multisoft": lambda x, t: optax.sigmoid_binary_cross_entropy(x, t).mean(),
+    }
+    return found.get(name)
 
-        case.peers["jax"] = jax_call(lambda a, b: optax.softmax_cross_entropy_with_integer_labels(a, b).mean(), x, y)
+
+def torch_module(alias: str) -> Callable[..., Any]:
+    """The twin in torch.nn; for the focal loss the formula that torchvision publishes."""
+    import torch
+    from torch.nn import functional
+
+    if alias == "focal":
+
+        def sigmoid_focal_loss(x: Any, t: Any) -> Any:
+            p, ce = torch.sigmoid(x), functional.binary_cross_entropy_with_logits(x, t, reduction="none")
+            p_t = p * t + (1 - p) * (1 - t)
+            return ((0.25 * t + 0.75 * (1 - t)) * (ce * (1 - p_t) ** 2)).mean()
+
+        return sigmoid_focal_loss
+    module = getattr(torch.nn, lossreg.help(alias)["torch"].removeprefix("torch.nn."))()
+    return lambda *tensors: module(*tensors).mean()
+
+
+def add_peers(case: Case, alias: str, *arrays: np.ndarray, leaves: int = 1) -> Case:
+    if has("PyTorch"):
+        case.peers["PyTorch"] = torch_call(torch_module(alias), *arrays, leaves=leaves)
+    if has("JAX") and (formula := jax_formula(alias)):
+        case.peers["JAX"] = jax_call(formula, *arrays, leaves=leaves)
     return case
 
 
-def elementwise(rng: np.random.Generator, alias: str, n: int, dtype: str) -> Case:
-    x, t = rng.normal(size=n).astype(dtype), rng.normal(size=n).astype(dtype)
-    if alias in ("bcelogits", "poissonloss"):
-        t = rng.random(n).astype(dtype)
-    if alias == "softmargin":
-        t = rng.choice(np.array([-1, 1], dtype), n)
-    loss, out = lossreg.loss(alias), np.empty_like(x)
-    peers: dict[str, Call] = {"lossreg": lambda: loss(x, t), "out=": lambda: loss(x, t, out=out)}
-    case = Case(alias, dtype, f"{n / 1e6:g}M", x, peers)
-    if installed("torch"):
-        import torch
-
-        module = getattr(torch.nn, lossreg.help(alias)["torch"].removeprefix("torch.nn."))()
-        case.peers["torch"] = torch_call(module, x, t)
-    return case
+def cross_entropy(spec: Spec) -> Case:
+    x, t = normal(spec.rng, spec.shape, spec.dtype), spec.rng.integers(0, spec.shape[1], spec.shape[0])
+    return add_peers(Case(x, *calls(lossreg.CrossEntropy(), x, t)), "ce", x, t)
 
 
-def rows(rng: np.random.Generator, alias: str, n: int, c: int, dtype: str) -> Case:
+def elementwise(spec: Spec) -> Case:
+    rng = spec.rng
+    x, t = normal(rng, spec.shape, spec.dtype), normal(rng, spec.shape, spec.dtype)
+    if spec.work in ("bcelogits", "poissonloss", "focal"):
+        t = rng.random(spec.shape, dtype="f").astype(spec.dtype, copy=False)
+    if spec.work == "softmargin":
+        t = np.sign(t) + (t == 0)
+    return add_peers(Case(x, *calls(lossreg.loss(spec.work), x, t)), spec.work, x, t)
+
+
+def rows(spec: Spec) -> Case:
     """Losses of rows, and of pairs and triplets of vectors."""
-    x, y, z = (rng.normal(size=(n, c)).astype(dtype) for _ in range(3))
-    ids, signs = rng.integers(0, c, n), rng.choice(np.array([-1, 1], dtype), n)
-    soft = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    alias, rng, (n, c) = spec.work, spec.rng, spec.shape
+    x, y, z = (normal(rng, spec.shape, spec.dtype) for _ in range(3))
+    ids, signs = rng.integers(0, c, n), rng.choice(np.array([-1, 1], spec.dtype), n)
+    soft, other = (np.exp(a) / np.exp(a).sum(axis=1, keepdims=True) for a in (x, y))
     ended = np.full((n, c), -1)
     ended[:, 0] = ids
-    arguments: dict[str, tuple[Any, ...]] = {
-        "nll": (np.log(soft), ids), "kl": (np.log(soft), soft), "multimargin": (x, ids), "multilabel": (x, ended),
+    inputs: tuple[np.ndarray, ...] = {
+        "nll": (np.log(soft), ids), "kl": (np.log(soft), other), "multimargin": (x, ids), "multilabel": (x, ended),
         "multisoft": (x, soft), "cosineloss": (x, y, signs), "similar": (x, y), "pairwise": (x, y),
         "triplet": (x, y, z),
-    }  # fmt: skip
-    inputs = arguments[alias]
-    outputs = len(lossreg.help(alias)["inputs"]) if alias in ("similar", "pairwise", "triplet") else len(inputs) - 1
-    loss = lossreg.loss(alias, reduction="mean")
-    guesses = inputs[:outputs] if outputs > 1 else inputs[0]
-    truths = inputs[outputs] if len(inputs) > outputs else None
-    case = Case(alias, dtype, f"{n}x{c}", x, {"lossreg": lambda: loss(guesses, truths)})
-    if installed("torch"):
-        import torch
-
-        module = getattr(torch.nn, lossreg.help(alias)["torch"].removeprefix("torch.nn."))
-        made = module(reduction="mean") if alias not in ("similar", "pairwise") else module()
-        reduced = made if alias not in ("similar", "pairwise") else lambda *a: made(*a).mean()
-        case.peers["torch"] = torch_call(reduced, *inputs, leaves=outputs)
-    return case
+    }[alias]  # fmt: skip
+    leaves = len(inputs) if alias in ("similar", "pairwise", "triplet") else len(inputs) - 1
+    guesses = inputs[:leaves] if leaves > 1 else inputs[0]
+    truths = inputs[leaves] if len(inputs) > leaves else None
+    case = Case(x, *calls(lossreg.loss(alias, reduction="mean"), guesses, truths))
+    return add_peers(case, alias, *inputs, leaves=leaves)
 
 
-def ctc(rng: np.random.Generator, t: int = 200, n: int = 32, c: int = 64, s: int = 40) -> Case:
-    x = rng.normal(size=(t, n, c)).astype("f")
+def ctc(spec: Spec) -> Case:
+    t, n, c, s = spec.shape
+    x = normal(spec.rng, (t, n, c), spec.dtype)
     x -= np.log(np.exp(x).sum(axis=2, keepdims=True))
-    targets, frames, lengths = rng.integers(1, c, (n, s)), np.full(n, t), np.full(n, s)
-    loss = lossreg.CTC(wrt="logits")
-    case = Case("ctc", "float32", f"{t}x{n}x{c}, S={s}", x, {"lossreg": lambda: loss(x, (targets, frames, lengths))})
-    if installed("torch"):
+    targets, frames, lengths = spec.rng.integers(1, c, (n, s)), np.full(n, t), np.full(n, s)
+    case = Case(x, *calls(lossreg.CTC(wrt="logits"), x, (targets, frames, lengths)))
+    if has("PyTorch"):
         import torch
 
-        case.peers["torch"] = torch_call(torch.nn.CTCLoss(), x, targets, frames, lengths)
+        case.peers["PyTorch"] = torch_call(torch.nn.CTCLoss(), x, targets, frames, lengths)
+    if has("JAX"):
+        import optax
+
+        none, no_target = np.zeros((n, t), "f"), np.zeros((n, s), "f")
+        case.peers["JAX"] = jax_call(
+            lambda a, b: optax.ctc_loss(a.transpose(1, 0, 2), none, b, no_target).mean() / s, x, targets
+        )
     return case
 
 
-def thinc_cases(rng: np.random.Generator) -> Iterator[Case]:
-    thinc = __import__("thinc.api", fromlist=["api"]) if installed("thinc") else None
-
-    def case(name: str, work: str, size: str, guesses: Any, truths: Any, first: np.ndarray, **options: Any) -> Case:
-        ours = lossreg.registry.losses.get(f"{name}.v{3 if 'Cross' in name else 1}")(**options)
-        made = Case(work, "float32", size, first, {"lossreg": lambda: ours(guesses, truths)})
-        if thinc:
-            theirs = getattr(thinc, name)(**options)
-            made.peers["thinc"] = lambda: theirs(guesses, truths)
-        return made
-
-    x = rng.dirichlet(np.ones(10), (2048, 1000)).reshape(2048, 10_000).astype("f")
-    yield case(
-        "CategoricalCrossentropy", "Thinc's CategoricalCrossentropy", "2048x10000", x, rng.integers(0, 10_000, 2048), x
-    )
-    names = [f"label {i}" for i in range(50)]
-    lengths = rng.integers(5, 39, 256)
-    docs = [rng.dirichlet(np.ones(50), int(length)).astype("f") for length in lengths]
-    labels = [[names[i] for i in rng.integers(0, 50, int(length))] for length in lengths]
-    for part in labels:
-        part[0] = "!" + part[0]
-        part[-1] = ""
-    options = {"names": names, "neg_prefix": "!", "missing_value": ""}
-    size = f"256 docs, {int(lengths.sum())} tokens"
-    yield case(
-        "SequenceCategoricalCrossentropy", "Thinc's Sequence...", size, docs, labels, np.concatenate(docs), **options
-    )
-    a, b = rng.normal(size=(2, 4096, 300)).astype("f")
-    yield case("CosineDistance", "Thinc's CosineDistance", "4096x300", a, b, a)
-    yield case("L2Distance", "Thinc's L2Distance", "4096x300", a, b, a)
+LINEAR = "LinearCrossEntropy.v1"
 
 
-def all_cases(large: bool) -> Iterator[Case]:
-    """In the order of the table. Without `large`, arrays stay below 20 MB."""
-    rng = np.random.default_rng(0)
-    for n, c in ((32, 10), (1024, 1000), *(((2048, 32_000), (512, 50_257)) if large else ())):
-        yield cross_entropy(rng, n, c, "float32")
-    for size in (4_000_000, *((33_500_000,) if large else ())):
-        for alias in ("mse", "l1", "huber", "smoothl1", "bcelogits", "softmargin", "poissonloss"):
-            yield elementwise(rng, alias, size, "float32")
+def linear(chunked: bool, spec: Spec) -> Case:
+    """A linear layer without bias and cross-entropy: the gradients are those of its input and of its weight."""
+    n, d, c = spec.shape
+    x, weight = normal(spec.rng, (n, d), spec.dtype), normal(spec.rng, (c, d), spec.dtype) / np.float32(d**0.5)
+    t = spec.rng.integers(0, c, n)
+    case = Case(weight, *calls(lossreg.loss(LINEAR), (x, weight), t))
+    if has("PyTorch"):
+        import torch
+        from torch.nn import functional
+
+        if not chunked:
+            case.peers["PyTorch"] = torch_call(
+                lambda *a: functional.cross_entropy(functional.linear(*a[:2]), a[2]), x, weight, t, leaves=2
+            )
+        elif hasattr(functional, "linear_cross_entropy"):  # torch 2.13
+            options = torch.nn.LinearCrossEntropyOptions()
+            case.peers["PyTorch"] = torch_call(
+                lambda *a: functional.linear_cross_entropy(*a, options=options), x, weight, t, leaves=2
+            )
+    return case
+
+
+def thinc(name: str, spec: Spec) -> Case:
+    rng = spec.rng
+    guesses: Any
+    options: dict[str, Any] = {}
+    if name == "SequenceCategoricalCrossentropy":
+        names, lengths = [f"label {i}" for i in range(spec.shape[2])], rng.integers(5, 39, spec.shape[0])
+        guesses = [rng.dirichlet(np.ones(len(names)), int(length)).astype("f") for length in lengths]
+        truths: Any = [[names[i] for i in rng.integers(0, len(names), int(length))] for length in lengths]
+        for labels in truths:
+            labels[0], labels[-1] = "!" + labels[0], ""
+        options = {"names": names, "neg_prefix": "!", "missing_value": ""}
+    elif name == "CategoricalCrossentropy":
+        guesses = rng.random(spec.shape, dtype="f")
+        guesses /= guesses.sum(axis=1, keepdims=True)
+        truths = rng.integers(0, spec.shape[1], spec.shape[0])
+    else:
+        guesses, truths = normal(rng, spec.shape, "f"), normal(rng, spec.shape, "f")
+    ours = lossreg.registry.losses.get(f"{name}.v{3 if 'Cross' in name else 1}")(**options)
+    case = Case(np.concatenate(guesses) if options else guesses, *calls(ours, guesses, truths))
+    if has("Thinc"):
+        import thinc.api
+
+        theirs = getattr(thinc.api, name)(**options)
+        case.peers["Thinc"] = lambda: theirs(guesses, truths)
+    return case
+
+
+SKLEARN: dict[str, tuple[str, dict[str, Any]]] = {
+    "HalfBinomialLoss": ("bcelogits", {}), "HalfPoissonLoss": ("poissonloss", {}), "HalfMultinomialLoss": ("ce", {}),
+    "PinballLoss": ("Quantile.v1", {"quantile": 0.9}),
+}  # fmt: skip
+"""Losses of scikit-learn's boosting, and our twins."""
+
+
+def sklearn(name: str, spec: Spec) -> Case:
+    """What scikit-learn's boosting asks for: the value and the gradient of every sample."""
+    alias, options = SKLEARN[name]
+    rng, n = spec.rng, spec.shape[0]
+    x, t = normal(rng, spec.shape, spec.dtype), normal(rng, (n,), spec.dtype)
+    if name != "PinballLoss":
+        t = rng.integers(0, 2 if len(spec.shape) == 1 else spec.shape[1], n)
+    labels = t.astype(spec.dtype, copy=False)
+    case = Case(x, *calls(lossreg.loss(alias, reduction="none", **options), x, t if alias == "ce" else labels))
+    if has("scikit-learn"):
+        import sklearn._loss
+
+        theirs = getattr(sklearn._loss, name)(**options, **({"n_classes": spec.shape[1]} if alias == "ce" else {}))
+        case.peers["scikit-learn"] = lambda: theirs.loss_gradient(labels, x, n_threads=THREADS)[::-1]
+    return case
+
+
+def all_specs() -> Iterator[Spec]:
+    """In the order of the table."""
+    for shape in ((32, 10), (1024, 1000), (2048, 32_000), (512, 50_257)):
+        yield Spec("ce", "float32", shape, cross_entropy)
+    for dtype in ("float16", "float64"):
+        yield Spec("ce", dtype, (1024, 1000), cross_entropy)
+    for n in (4_000_000, 33_500_000):
+        for alias in ("mse", "l1", "huber", "smoothl1", "bcelogits", "softmargin", "poissonloss", "focal"):
+            if registered(alias):
+                yield Spec(alias, "float32", (n,), elementwise)
     for dtype in ("float64", "float16"):
-        yield elementwise(rng, "huber", 4_000_000, dtype)
+        for alias in ("mse", "huber", "bcelogits"):
+            yield Spec(alias, dtype, (4_000_000,), elementwise)
     for alias in (
         "kl",
         "nll",
@@ -181,7 +331,21 @@ def all_cases(large: bool) -> Iterator[Case]:
         "multilabel",
         "multisoft",
     ):
-        yield rows(rng, alias, 4096, 1024 if large else 256, "float32")
-    yield ctc(rng)
-    if large:
-        yield from thinc_cases(rng)
+        yield Spec(alias, "float32", (4096, 1024), rows)
+    yield Spec("ctc", "float32", (200, 32, 64, 40), ctc)
+    if registered(LINEAR):
+        for n in (1024, 4096):
+            for work, chunked in (("linear_cross_entropy", True), ("linear, then cross_entropy", False)):
+                yield Spec(f"linear + ce (beside {work})", "float32", (n, 512, 32_000), partial(linear, chunked))
+    for name, shape in (
+        ("CategoricalCrossentropy", (2048, 10_000)),
+        ("SequenceCategoricalCrossentropy", (256, 22, 50)),
+        ("CosineDistance", (4096, 300)),
+        ("L2Distance", (4096, 300)),
+        ("L2Distance", (4096, 3000)),
+    ):
+        yield Spec(f"Thinc's {name}", "float32", shape, partial(thinc, name))
+    for name, (alias, _) in SKLEARN.items():
+        for dtype in ("float32", "float64") if registered(alias) else ():
+            shape = (400_000, 10) if alias == "ce" else (4_000_000,)
+            yield Spec(f"scikit-learn's {name} (unreduced)", dtype, shape, partial(sklearn, name))
