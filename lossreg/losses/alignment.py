@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -10,15 +9,14 @@ import numpy as np
 from annotated_types import Ge
 
 from ..arrays import Batch
-from ..base import CoupledLoss, Truths
+from ..base import ReducedLoss, Truths, Wanted
 from ..checks import describe, fail, first_bad, on_host
 from ..config import register
 from ..ops import Array
+from ..reduction import Weights
 from ..schema import Configurable
 
 __all__ = ["CTC"]
-
-LOG_ZERO = -np.inf
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class WrtOption(Configurable):
 
 
 @register("CTC.v1", alias="ctc")
-class CTC(CoupledLoss, WrtOption):
+class CTC(ReducedLoss, WrtOption):
     """Negative log-likelihood of a target, summed over all its alignments with the frames.
 
         value = -log sum over paths of prod_t p_t(path_t)
@@ -129,72 +127,29 @@ class CTC(CoupledLoss, WrtOption):
         padded[np.arange(padded.shape[1]) < lengths[:, None]] = targets
         return padded
 
-    def forward(
-        self, batch: Batch, arrays: tuple[Array, ...], targets: _Alignment, kept: Array | None
-    ) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
-        """Log-likelihoods of the prefixes, frame by frame for all sequences at once."""
-        xp, log_probs = batch.ops.xp, arrays[0]
-        frames, n, _ = log_probs.shape
-        rows, states = xp.arange(n)[:, None], targets.states
-        emit = [x.astype(np.float64)[rows, states] for x in log_probs]
-        index = xp.arange(states.shape[1])
-        # before the first frame the path stands before the first state: it may enter the first two
-        alpha = xp.where(index[None, :] == 0, 0.0, xp.full(states.shape, LOG_ZERO))
-        ends = alpha
-        alphas = []
-        for t in range(frames):
-            if t == 0:
-                alpha = xp.where(index[None, :] <= 1, 0.0, LOG_ZERO) + emit[0]
-            else:
-                leap = xp.where(targets.skips, _shift(xp, alpha, 2), LOG_ZERO)
-                alpha = _sum_logs(xp, alpha, _shift(xp, alpha, 1), leap) + emit[t]
-            alphas.append(alpha)
-            ends = xp.where((targets.frames == t + 1)[:, None], alpha, ends)
-        final = [index[None, :] == targets.last[:, None] - back for back in (0, 1)]
-        likelihood = _sum_logs(xp, *(xp.max(xp.where(at, ends, LOG_ZERO), axis=1) for at in final))
-        feasible = likelihood > LOG_ZERO
-        values = xp.where(feasible, -likelihood, 0.0 if self.zero_infinity else np.inf)
-        values = xp.where(xp.isnan(likelihood), likelihood, values)
-
-        def backprop(d_values: Array) -> tuple[Array, ...]:
-            grad = xp.zeros(log_probs.shape, np.float64)
-            beta = xp.full(states.shape, LOG_ZERO)
-            safe = xp.where(feasible, likelihood, 0.0)
-            for t in reversed(range(frames)):
-                if t + 1 < frames:
-                    onward = beta + emit[t + 1]
-                    leap = xp.where(_shift(xp, targets.skips, -2, False), _shift(xp, onward, -2), LOG_ZERO)
-                    beta = _sum_logs(xp, onward, _shift(xp, onward, -1), leap)
-                beta = xp.where((targets.frames == t + 1)[:, None], xp.where(final[0] | final[1], 0.0, LOG_ZERO), beta)
-                share = xp.exp(alphas[t] + beta - safe[:, None])
-                share = xp.where(feasible[:, None] & (targets.frames > t)[:, None], share, 0.0)
-                grad[t] = -batch.ops.sum_by_column(share, states, log_probs.shape[2])
-                if self.wrt == "logits":
-                    prob = xp.exp(log_probs[t].astype(np.float64)) * xp.sum(share, axis=1)[:, None]
-                    grad[t] += xp.where((targets.frames > t)[:, None], prob, 0.0)
-            grad = xp.where(xp.isnan(likelihood)[:, None], likelihood[:, None], grad)
-            return (xp.where(d_values[:, None] == 0, 0.0, grad * d_values[:, None]),)
-
-        return values.reshape(batch.values_shape), lambda d_values: backprop(d_values.reshape(n))
-
-
-def _shift(xp: Any, x: Array, by: int, fill: Any = LOG_ZERO) -> Array:
-    """Columns moved to the right (or left, by < 0), with `fill` where none comes from."""
-    moved = xp.full(x.shape, fill, x.dtype)
-    if by > 0:
-        moved[:, by:] = x[:, :-by]
-    else:
-        moved[:, :by] = x[:, -by:]
-    return moved
-
-
-def _sum_logs(xp: Any, *terms: Array) -> Array:
-    """log of the sum of e^terms, with -inf for a term that is not there."""
-    peak = terms[0]
-    for term in terms[1:]:
-        peak = xp.maximum(peak, term)
-    safe = xp.where(peak == LOG_ZERO, 0.0, peak)
-    total = xp.exp(terms[0] - safe)
-    for term in terms[1:]:
-        total = total + xp.exp(term - safe)
-    return xp.log(total) + safe
+    def compute(
+        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+    ) -> tuple[Array | None, Any]:
+        """The slope of each value is known before the pass, so that likelihoods and gradient come out of one."""
+        ops, xp, items, alignment = batch.ops, batch.ops.xp, weights.items, truths.targets
+        n = batch.arrays[0].shape[1]
+        slopes = None
+        if out is not None:
+            slopes = xp.ones(n) * weights.scale
+            slopes = ops.weighted(slopes, None if items is None else items.reshape(n))
+        likelihood = ops.align(
+            batch.arrays[0],
+            alignment.states,
+            alignment.skips,
+            alignment.frames,
+            alignment.last,
+            slopes,
+            self.wrt == "logits",
+            None if out is None else out[0],
+        )
+        values = xp.where(likelihood == -np.inf, 0.0 if self.zero_infinity else np.inf, -likelihood)
+        values = values.reshape(batch.values_shape)
+        return (
+            ops.weighted(values, items) if wanted.values else None,
+            ops.total(values, items) if wanted.total else None,
+        )

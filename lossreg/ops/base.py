@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .alignment import align
+
 __all__ = ["FORMULA_FUNCTIONS", "ROW_FUNCTIONS", "Array", "Ops", "compute_dtype", "formula_namespace", "is_half"]
 
 Array = Any
@@ -168,3 +170,23 @@ class Ops:
         for i in range(values.shape[1]):
             total[rows, columns[:, i]] += values[:, i]
         return total
+
+    def align(
+        self,
+        log_probs: Array,
+        states: Array,
+        leaps: Array,
+        frames: Array,
+        last: Array,
+        slopes: Array | None,
+        logits: bool,
+        out: Array | None,
+    ) -> Array:
+        """Log-likelihoods (N,) of the targets of N sequences, summed over all alignments; the gradient into `out`.
+
+        log_probs, out: (T, N, C), out of any float dtype.   states: (N, S) classes, a blank around every label.
+        leaps: (N, S), whether a state may be entered from two before it.   frames: (N,) of each sequence.   last: (N,)
+        index of the final blank.   slopes: (N,) of what is asked for, with respect to minus the log-likelihoods; where
+        it is 0, or a target cannot be aligned, the gradient is 0.   logits: the gradient is that in the logits.
+        """
+        return align(self, self._namespaces["float64"], log_probs, states, leaps, frames, last, slopes, logits, out)

@@ -15,6 +15,7 @@ from ..jit.kernel import HEADER, Output, function_text
 from ..jit.kernel import Array as Described
 from ..jit.lanes import STORAGE
 from ..jit.pool import run_everywhere
+from ..jit.scan import ARGUMENTS, alignment_text, padded_width
 from ..jit.trace import ELEMENT, NUMBER, ROW, Symbol, trace
 from .base import Array, compute_dtype
 from .numpy_ops import NumpyOps
@@ -219,6 +220,59 @@ class JitOps(NumpyOps):
             return super().all_hold(domain, array)
         options: dict[str, Any] = {"rows": False, "values": False, "total": True, "out": None}
         return bool(self.run(_outside, [array], (), None, 1.0, static=(domain,), **options)[1] == 0.0)
+
+    def align(
+        self,
+        log_probs: Array,
+        states: Array,
+        leaps: Array,
+        frames: Array,
+        last: Array,
+        slopes: Array | None,
+        logits: bool,
+        out: Array | None,
+    ) -> Array:
+        """As the generic body, compiled; threads share the sequences."""
+        time, n, classes = log_probs.shape
+        log_probs = log_probs.astype(compute_dtype(log_probs.dtype), copy=False)
+        if not log_probs.size or out is not None and not _readable(out.dtype):
+            return super().align(log_probs, states, leaps, frames, last, slopes, logits, out)
+        width, lanes = padded_width(states.shape[1], vector_bytes()), 2 * vector_bytes() // 8
+        probs = log_probs if _row_contiguous(log_probs) else np.ascontiguousarray(log_probs)
+        target = None if out is None else out if _row_contiguous(out) else np.empty(out.shape, out.dtype)
+        padded, padded_leaps = np.zeros((n, width), np.int64), np.zeros((n, width + lanes), np.bool_)
+        padded[:, : states.shape[1]], padded_leaps[:, : states.shape[1]] = states, leaps
+        found, weights = np.empty(n), np.zeros(n) if slopes is None else np.ascontiguousarray(slopes, np.float64)
+        arrays = (probs, padded, padded_leaps, *(np.ascontiguousarray(x, np.int64) for x in (frames, last)))
+        given = dict(
+            zip(("probs", "states", "leaps", "frames", "last"), map(_address, arrays)),
+            claimed=0, sequences=n, classes=classes, width=width, time=time,
+            probs_time=probs.strides[0], probs_sequence=probs.strides[1],
+            likelihoods=_address(found), slopes=_address(weights),
+            out=0 if target is None else _address(target),
+            out_time=0 if target is None else target.strides[0],
+            out_sequence=0 if target is None else target.strides[1],
+        )  # fmt: skip
+        call = (ctypes.c_int64 * len(ARGUMENTS))(*(given[name] for name in ARGUMENTS))
+        function = _aligner(probs.dtype.name, None if target is None else target.dtype.name, logits)
+        size = (time + 1) * (width + 2) + 2 * width + 3 * lanes + classes
+
+        def work() -> None:
+            scratch = np.empty(size)
+            function(call, _address(scratch))
+
+        if n > 1 and time * width * n >= CLAIM:
+            run_everywhere(work, n)
+        else:
+            work()
+        if target is not out and out is not None:
+            out[...] = target
+        return found
+
+
+@functools.lru_cache(maxsize=16)
+def _aligner(dtype: str, stored: str | None, logits: bool) -> Callable[[Any, Any], None]:
+    return compiled(alignment_text(dtype, stored, logits, vector_bytes()))
 
 
 def _outside(xp: Any, x: Any, domain: Any) -> tuple[Any, ...]:
