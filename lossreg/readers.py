@@ -253,13 +253,29 @@ class Reader:
         missing = first_bad(ids < 0)
         if missing is not None:
             raise self.fail("a set of labels", "of ids or names", "None", int(row_of[missing[0]]))
+        return self.multi(ids, lengths, None if present.all() else present)
+
+    def read_ended(self, ids: np.ndarray) -> Targets:
+        """Sets of labels as rows of ids, each up to its first -1."""
+        self.check_length(ids)
+        ended = ids == -1
+        lengths = np.where(ended.any(axis=1), ended.argmax(axis=1), ids.shape[1])
+        lengths = lengths if self.kept is None else np.where(self.kept, lengths, 0)
+        flat = ids[np.arange(ids.shape[1]) < lengths[:, None]].astype(np.int64)
+        return self.multi(flat, lengths, None)
+
+    def multi(self, ids: np.ndarray, lengths: np.ndarray, present: np.ndarray | None) -> Targets:
+        """The sets of labels that lie one behind the other."""
+        row_of = np.repeat(np.arange(len(lengths)), lengths)
+        bad = first_bad((ids < 0) | (ids >= self.classes))
+        if bad is not None:
+            raise self.fail("truth ids", f"in [0, {self.classes})", f"undeclared id {ids[bad]}", int(row_of[bad]))
         keys = np.sort(row_of * self.classes + ids)
         repeated = first_bad(np.diff(keys) == 0)
         if repeated is not None:
             row, twice = divmod(int(keys[repeated[0]]), self.classes)
             raise self.fail("a set of labels", "without repeats", f"class {twice} twice", row)
-        indptr = np.concatenate([[0], np.cumsum(lengths)])
-        return Targets(self.ops, ids, indptr=indptr, present=None if present.all() else present)
+        return Targets(self.ops, ids, indptr=np.concatenate([[0], np.cumsum(lengths)]), present=present)
 
     def listed(self, truth: Any, row: int) -> Any:
         """The labels of one row; a list of ids ends at -1."""

@@ -94,6 +94,8 @@ class Labels:
             truths = [truths]
         kept = None if batch.kept is None or batch.ops.on_device else batch.kept.reshape(n)
         reader = Reader(self, get_ops("numpy"), n, classes, batch.arrays[0].dtype, True, kept, batch.place)
+        if hasattr(truths, "dtype") and truths.ndim == 2 and truths.dtype.kind in "iu":
+            return reader.read_ended(on_host(truths)).to(batch.ops)
         if hasattr(truths, "dtype"):
             truths = list(on_host(truths))
         if not isinstance(truths, (list, tuple)):
