@@ -128,6 +128,11 @@ class Batch:
             return len(self.lengths)
         return self.values_shape[0] if self.values_shape else 1
 
+    @property
+    def columns(self) -> int:
+        """How many numbers a row has, such as classes."""
+        return int(self.arrays[0].shape[-1])
+
     def place(self, item: int) -> str:
         """An item of the flat first axis in the caller's words."""
         if self.lengths is None:

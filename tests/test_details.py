@@ -284,6 +284,20 @@ def test_a_vector_of_zeros_gets_no_gradient() -> None:
     assert not keys.any()
 
 
+def test_a_vector_of_zeros_beside_others() -> None:
+    """Its cosine is 0 with all, which counts for the others; its own gradient is 0."""
+    zero, other = A([[0.0, 0.0], [1.0, 0.0]]), A([[0.0, 2.0], [3.0, 0.0]])
+    share = 1 / (1 + np.exp(2))
+    (queries, keys), value = make("InfoNCE.v1", temperature=0.5)((zero, other))
+    assert value == pytest.approx((np.log(2) + np.log1p(np.exp(-2))) / 2)
+    assert_same(queries, A([[0.0, 0.0], [0.0, share]]), rtol=1e-14)
+    assert_same(keys, A([[share / 2, 0.0], [0.0, 0.0]]), rtol=1e-14)
+    (queries, keys), value = make("InfoNCE.v1", temperature=0.5)((other, zero))
+    assert value == pytest.approx((np.log(2) + np.log1p(np.exp(-2))) / 2)
+    assert_same(queries, A([[0.25, 0.0], [0.0, 0.0]]), rtol=1e-14)
+    assert_same(keys, A([[0.0, 0.0], [0.0, 0.5]]), rtol=1e-14)
+
+
 @pytest.mark.parametrize("row", TRUE_ROWS, ids=lambda row: row.id)
 def test_gradients_of_finite_guesses_are_finite(row: Row, rng: Any) -> None:
     for n in (1, 7, 40):

@@ -56,8 +56,8 @@ class BinaryCrossEntropyWithLogits(ElementwiseLoss):
         # softplus(x) = log_part + max(x, 0): the max is selected, so that inf meets no factor 0
         above = xp.where(negative == 0.0, 0.0 * log_part, negative * (log_part + xp.maximum(guess, 0.0)))
         below = xp.where(positive == 0.0, 0.0 * log_part, positive * (log_part + xp.maximum(-guess, 0.0)))
-        sigmoid = xp.where(guess >= 0.0, far, near)
-        opposite = xp.where(guess >= 0.0, near, far)
+        right = guess >= 0.0
+        sigmoid, opposite = xp.where(right, far, near), xp.where(right, near, far)
         return above + below, negative * sigmoid - positive * opposite
 
     def formula_options(self, ops: Ops) -> tuple[Any, ...]:
@@ -152,17 +152,17 @@ class MultiLabelSoftMargin(RowLoss, NameOptions):
 
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """Rows of numbers in [0, 1]."""
-        x = batch.arrays[0]
+        (x,) = batch.arrays
         if isinstance(truths, (set, frozenset)) or isinstance(truths, (list, tuple)) and not _has_floats(truths):
             targets = self.labels.read_multi(batch, truths)
-            return Truths(targets.members(x.shape[1]).astype(compute_dtype(x.dtype)), targets.present)
+            return Truths(targets.members(batch.columns).astype(compute_dtype(x.dtype)), targets.present)
         truths = batch.real("truths", truths)
         check_shape(batch.name, "truths", truths, batch.shape, "guesses")
         rows = truths.reshape(x.shape)
         if check:
-            kept = None if batch.kept is None else batch.kept.reshape(-1, 1)
+            kept = None if batch.kept is None else batch.kept.ravel()[:, None]
             check_domain(batch.ops, batch.name, "truth values", rows, Interval(0.0, 1.0), kept, batch.place)
-        return Truths(rows.astype(compute_dtype(x.dtype), copy=False))
+        return Truths(batch.ops.asarray(rows, dtype=compute_dtype(x.dtype)))
 
     @staticmethod
     def formula(xp: Any, x: Any, truth: Any, share: Any) -> tuple[Any, ...]:
@@ -172,7 +172,7 @@ class MultiLabelSoftMargin(RowLoss, NameOptions):
 
     def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
         """Truths, and the share of each class in the mean."""
-        weight, classes = class_weights(batch, self.class_weight), batch.arrays[0].shape[1]
+        weight, classes = class_weights(batch, self.class_weight), batch.columns
         return truths.targets, 1.0 / classes if weight is None else (weight / classes)[None, :]
 
 

@@ -100,10 +100,9 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
         weight = class_weights(batch, self.class_weight)
         if targets.rows is None:
             return Truths(targets, targets.present, None if weight is None else targets.mean_weight(weight))
-        classes = batch.arrays[0].shape[1]
         rows = targets.rows
         if self.label_smoothing:
-            rows = rows * (1.0 - self.label_smoothing) + self.label_smoothing / classes
+            rows = rows * (1.0 - self.label_smoothing) + self.label_smoothing / batch.columns
         if weight is not None:
             rows = rows * weight.astype(rows.dtype)
         return Truths(Targets(batch.ops, rows=rows, present=targets.present), targets.present)
@@ -112,14 +111,14 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
 
     def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
         """Targets, with smoothing as one coefficient for each class."""
-        x, e = batch.arrays[0], self.label_smoothing
+        classes, e = batch.columns, self.label_smoothing
         smoothing = None
         target_weight: Any = truths.counted
-        if e and truths.targets.rows is None:
+        if e:
             weight = class_weights(batch, self.class_weight)
-            smoothing = (batch.ops.xp.ones(x.shape[1]) if weight is None else weight) * (e / x.shape[1])
+            smoothing = (batch.ops.xp.ones(classes) if weight is None else weight) * (e / classes)
             target_weight = 1 - e if target_weight is None else target_weight * (1 - e)
-        return target_arguments(batch.ops, truths.targets, x.shape[1], target_weight, smoothing)
+        return target_arguments(batch.ops, truths.targets, classes, target_weight, smoothing)
 
     def compute(
         self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None

@@ -41,11 +41,6 @@ class KLDivergence(ElementwiseLoss):
     @staticmethod
     def formula(xp: Any, guess: Any, truth: Any, log_target: Any) -> tuple[Any, ...]:
         """Value and slope."""
-        if log_target:
-            prob = xp.exp(truth)
-            nothing = xp.where(xp.isnan(guess), guess, 0.0 * prob)  # a NaN stays
-            return xp.where(prob == 0.0, nothing, prob * (truth - guess)), -prob
-        positive = truth > 0.0
-        log_truth = xp.log(xp.where(positive, truth, 0.0 * truth + 1.0))
-        nothing = xp.where(xp.isnan(guess), guess, 0.0 * truth)  # a NaN stays
-        return xp.where(positive, truth * (log_truth - guess), nothing), -truth
+        prob, log_prob = (xp.exp(truth), truth) if log_target else (truth, xp.log(truth))
+        nothing = xp.where(xp.isnan(guess), guess, 0.0)  # a NaN stays
+        return xp.where(prob == 0.0, nothing, prob * (log_prob - guess)), -prob

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from ..arrays import Batch, Layout
@@ -73,7 +73,7 @@ class CosineEmbedding(_PairLoss):
         check_shape(batch.name, "truths", signs, batch.values_shape, "guesses without their last axis")
         if check:
             check_domain(batch.ops, batch.name, "truths", signs, OneOf((1.0, -1.0)), batch.kept, batch.place)
-        return Truths(signs.reshape(-1).astype(batch.arrays[0].dtype))
+        return Truths(signs.ravel())
 
     @staticmethod
     def formula(xp: Any, a: Any, b: Any, truth: Any, margin: Any) -> tuple[Any, ...]:
@@ -83,8 +83,9 @@ class CosineEmbedding(_PairLoss):
         a_norm, b_norm = (xp.where(x > 1e6, x, xp.sqrt(x * x + 1e-12)) for x in lengths)
         a_unit, b_unit = a / a_norm, b / b_norm
         cosine = xp.row_sum(a_unit * b_unit)
-        sign = xp.where(truth > 0.0, -1.0, xp.where(cosine >= margin, 1.0, 0.0))
-        value = xp.where(truth > 0.0, 1.0 - cosine, xp.maximum(cosine - margin, 0.0))
+        same = truth == 1.0
+        sign = xp.where(same, -1.0, xp.where(cosine >= margin, 1.0, 0.0))
+        value = xp.where(same, 1.0 - cosine, xp.maximum(cosine - margin, 0.0))
         return value, sign / a_norm * (b_unit - cosine * a_unit), sign / b_norm * (a_unit - cosine * b_unit)
 
     def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
@@ -227,21 +228,30 @@ def _distance(xp: Any, a: Any, b: Any, p: float, eps: Any) -> tuple[Any, Any]:
     """|a - b + eps|_p of each row, and its slope with respect to a."""
     r = a - b + eps
     size = abs(r)
-    if p == 0:
+    if not p:
         return xp.row_sum(xp.sign(size)), 0.0 * size
     if p == 1:
         return xp.row_sum(size), xp.sign(r)
-    largest = xp.row_max(size)
-    if p == np.inf:
+    largest, scaled = _scaled(xp, size)
+    if math.isinf(p):
         ties = xp.where(size == largest, 1.0, 0.0)
         return largest, xp.sign(r) * ties / xp.row_sum(ties)
-    # divided by the largest first, so that no power overflows or vanishes
-    unit = xp.where((largest == 0.0) | xp.isinf(largest), 1.0, largest)
-    scaled = size / unit
     length = xp.row_sum(scaled**p) ** (1 / p)
-    share = xp.where(xp.isinf(size), 1.0, scaled / xp.where(length == 0.0, 1.0, length))
-    power = xp.where(share == 0.0, 0.0, xp.where(share == 0.0, 1.0, share) ** (p - 1))
-    return unit * length, xp.sign(r) * power
+    share = xp.where(xp.isinf(size), 1.0, scaled / length)
+    power = xp.where(share == 0.0, 0.0, share ** (p - 1))
+    return largest * length, xp.sign(r) * power
+
+
+def _length(xp: Any, x: Any) -> Any:
+    """|x| of each row."""
+    largest, scaled = _scaled(xp, abs(x))
+    return largest * xp.sqrt(xp.row_sum(scaled * scaled))
+
+
+def _scaled(xp: Any, size: Any) -> tuple[Any, Any]:
+    """The largest of each row, and the row divided by it, so that no power overflows or vanishes; 1 for the largest."""
+    largest = xp.row_max(size)
+    return largest, xp.where(size == largest, 1.0, size / largest)
 
 
 @register("InfoNCE.v1")
@@ -295,24 +305,18 @@ class InfoNCE(CoupledLoss):
             d_cosine = slope * (d_values[:, None] / self.temperature)
             return _unit_backprop(q, q_norm, d_cosine @ k), _unit_backprop(k, k_norm, d_cosine.T @ q)
 
-        return values[:, 0], backprop
-
-
-def _length(xp: Any, x: Any) -> Any:
-    """|x| of each row, scaled by its largest item first, so that no square overflows or vanishes."""
-    largest = xp.row_max(abs(x))
-    unit = xp.where((largest == 0.0) | xp.isinf(largest), 1.0, largest)
-    scaled = x / unit
-    return unit * xp.sqrt(xp.row_sum(scaled * scaled))
+        return values.ravel(), backprop
 
 
 def _unit(xp: Any, x: Array) -> tuple[Array, Array]:
-    """Rows of length 1, and their former lengths; scaled by the largest item first, so that no square overflows."""
+    """Rows of length 1, and their former lengths; scaled by the largest item first, so that no square overflows.
+
+    Zeros stay zeros, and so does their gradient, since their length counts as infinite.
+    """
     largest = xp.max(abs(x), axis=1, keepdims=True)
-    largest = xp.where(largest == 0, 1, largest)
+    largest = xp.where(largest == 0, math.inf, largest)
     scaled = x / largest
-    norm = xp.sqrt(xp.sum(scaled * scaled, axis=1, keepdims=True))
-    norm = xp.where(norm == 0, 1, norm)
+    norm = xp.maximum(xp.sqrt(xp.sum(scaled * scaled, axis=1, keepdims=True)), 1)
     return scaled / norm, norm * largest
 
 

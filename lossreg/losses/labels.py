@@ -48,9 +48,9 @@ class LabelOptions(Configurable):
 
 def class_weights(batch: Batch, weight: ClassWeight) -> Array | None:
     """Class weights as an array of the batch's backend, one for each class."""
-    classes = batch.arrays[0].shape[1]
     if weight is None:
         return None
+    classes = batch.columns
     if len(weight) != classes:
         raise fail(batch.name, "class_weight", f"one for each class of guesses, {classes}", f"{len(weight)} values")
     return batch.ops.asarray(weight, dtype="float64")

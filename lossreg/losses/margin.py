@@ -42,9 +42,10 @@ class HingeEmbedding(ElementwiseLoss):
     @staticmethod
     def formula(xp: Any, guess: Any, truth: Any, margin: Any) -> tuple[Any, ...]:
         """Value and slope."""
-        near, gap = truth > 0.0, margin - guess
-        apart = xp.where(gap >= 0.0, -1.0, xp.where(gap < 0.0, 0.0, gap))  # NaN stays
-        return xp.where(near, guess, xp.maximum(gap, 0.0)), xp.where(near, 1.0, apart)
+        near, gap = truth == 1.0, margin - guess
+        value = xp.maximum(gap, 0.0)
+        apart = xp.where(gap >= 0.0, -1.0, value)  # NaN stays
+        return xp.where(near, guess, value), xp.where(near, 1.0, apart)
 
 
 @register("MarginRanking.v1", alias="margin")
@@ -72,8 +73,9 @@ class MarginRanking(ElementwiseLoss):
     def formula(xp: Any, x1: Any, x2: Any, truth: Any, margin: Any) -> tuple[Any, ...]:
         """Value and both slopes."""
         gap = margin - truth * (x1 - x2)
-        slope = xp.where(gap >= 0.0, truth, xp.where(gap < 0.0, 0.0, gap))  # NaN stays
-        return xp.maximum(gap, 0.0), -slope, slope
+        value = xp.maximum(gap, 0.0)
+        slope = xp.where(gap >= 0.0, truth, value)  # NaN stays
+        return value, -slope, slope
 
 
 @register("MultiMargin.v1", alias="multimargin")
@@ -115,13 +117,12 @@ class MultiMargin(RowLoss, NameOptions):
         """All gaps of a row at once."""
         is_label = xp.columns(x) == ids
         gap = xp.where(is_label, 0.0, xp.maximum(x - xp.pick(x, ids) + margin, 0.0))
-        slope = xp.sign(gap) if p == 1 else 2.0 * gap
-        value = xp.row_sum(gap if p == 1 else gap * gap) / classes
-        return value, xp.where(is_label, -xp.row_sum(slope), slope) * (1.0 / classes)
+        value, slope = (gap, xp.sign(gap)) if p == 1 else (gap * gap, 2.0 * gap)
+        return xp.row_sum(value) / classes, xp.where(is_label, -xp.row_sum(slope), slope) * (1.0 / classes)
 
     def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
         """Ids, and the numbers of the formula."""
-        return truths.targets, float(self.margin), float(batch.arrays[0].shape[1]), self.p
+        return truths.targets, float(self.margin), float(batch.columns), self.p
 
 
 @register("MultiLabelMargin.v1", alias="multilabel")
@@ -156,7 +157,7 @@ class MultiLabelMargin(RowLoss, NameOptions):
         ids = xp.zeros((len(counts), width), np.int64)
         place = np.arange(indptr[-1]) - np.repeat(indptr[:-1], counts)
         ids[asarray(np.repeat(np.arange(len(counts)), counts)), asarray(place)] = targets.ids
-        members = targets.members(batch.arrays[0].shape[1])
+        members = targets.members(batch.columns)
         return Truths((members, asarray(counts.astype(np.float64)), ids), targets.present)
 
     @staticmethod
@@ -175,7 +176,7 @@ class MultiLabelMargin(RowLoss, NameOptions):
         """The first labels; where there are more, `compute` asks again."""
         members, count, ids = truths.targets
         first = ids[:, : _AT_ONCE[-1]]
-        return (members, count, float(batch.arrays[0].shape[1]), *(first[:, i] for i in range(first.shape[1])))
+        return (members, count, float(batch.columns), *(first[:, i] for i in range(first.shape[1])))
 
     def compute(
         self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None

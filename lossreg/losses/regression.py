@@ -101,7 +101,7 @@ class SmoothL1(ElementwiseLoss):
         residual = guess - truth
         size = abs(residual)
         inside = size < beta
-        near = residual / (beta + (beta == 0.0))  # read inside alone, where beta > 0
+        near = residual / beta  # read inside alone, where beta > 0
         value = xp.where(inside, 0.5 * residual * near, size - 0.5 * beta)
         return value, xp.where(inside, near, xp.sign(residual))
 
@@ -138,7 +138,7 @@ class PoissonNLL(ElementwiseLoss):
         """Value and slope."""
         if log_input:
             rate = xp.exp(guess)
-            value = rate - xp.where(truth == 0.0, 0.0 * truth, truth * guess)  # no 0 * -inf
+            value = rate - xp.where(truth == 0.0, 0.0, truth * guess)  # no 0 * -inf
             slope = rate - truth
         else:
             value = guess - truth * xp.log(guess + eps)
@@ -146,5 +146,5 @@ class PoissonNLL(ElementwiseLoss):
         if full:
             large = xp.maximum(truth, 1.0)
             stirling = large * xp.log(large) - large + 0.5 * xp.log(6.283185307179586 * large)
-            value = value + xp.where(truth > 1.0, stirling, 0.0 * large)
+            value = value + xp.where(truth > 1.0, stirling, 0.0)
         return value, slope

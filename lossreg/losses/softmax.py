@@ -64,9 +64,10 @@ def softmax_cross_entropy(
         return value, xp.where(at_peak, top, e * (mass / total) - dense)
     if members is None:
         picked = xp.pick(x, ids)
-        e_label = xp.where(picked == peak, 1.0, xp.exp(picked - peak))
+        first = picked == peak
+        e_label = xp.where(first, 1.0, xp.exp(picked - peak))
         outside = xp.where(e_label == 1.0, rest, 1.0 + rest - e_label)
-        value = xp.where(a == 0.0, 0.0, a * (xp.where(picked == peak, 0.0, peak - picked) + log_rest))
+        value = xp.where(a == 0.0, 0.0, a * (xp.where(first, 0.0, peak - picked) + log_rest))
     else:
         best = xp.row_max(xp.where(members, x, -math.inf))
         best = xp.where(best == -math.inf, peak, best)
@@ -75,7 +76,7 @@ def softmax_cross_entropy(
         inside, outside = xp.row_sum(xp.where(members, e, 0.0)), xp.row_sum(xp.where(members, 0.0, e))
         near = inside > 1e-30  # farther than e^-69 below the peak the ratio could underflow: take logarithms apart
         apart = xp.where(best == peak, 0.0, peak - best) + xp.log(inside + outside) - xp.log(best_sum)
-        nll = xp.where(near, xp.log1p(outside / xp.where(near, inside, 1.0)), apart)
+        nll = xp.where(near, xp.log1p(outside / inside), apart)
         value = xp.where(a == 0.0, 0.0, a * nll)
     mass = a
     if s is not None:

@@ -74,8 +74,8 @@ class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the ver
 
     def check_guesses(self, batch: Batch, items: Array | None) -> None:
         """Kept rows lie in [0, 1], and sum to 1 where the gradient takes that for granted."""
-        kept = None if items is None else batch.ops.xp.broadcast_to(items, batch.values_shape).reshape(-1) != 0
-        p = batch.arrays[0]
+        kept = None if items is None else batch.ops.xp.broadcast_to(items, batch.values_shape).ravel() != 0
+        (p,) = batch.arrays
         check_domain(batch.ops, batch.name, "guesses", p, UNIT, None if kept is None else kept[:, None], batch.place)
         if self.wrt == "logits":
             sums = p.sum(axis=1, dtype=np.float64)
@@ -86,8 +86,8 @@ class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the ver
 
     def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
         """Targets, with smoothing as one coefficient for each class, and the limits of the dtype."""
-        x = batch.arrays[0]
-        classes = x.shape[1]
+        (x,) = batch.arrays
+        classes = batch.columns
         target_weight: Any = truths.counted
         smoothing = None
         if self.label_smoothing:
