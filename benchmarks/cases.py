@@ -239,7 +239,7 @@ def linear(chunked: bool, spec: Spec) -> Case:
     n, d, c = spec.shape
     x, weight = normal(spec.rng, (n, d), spec.dtype), normal(spec.rng, (c, d), spec.dtype) / np.float32(d**0.5)
     t = spec.rng.integers(0, c, n)
-    case = Case(weight, *calls(lossreg.loss(LINEAR), (x, weight), t))
+    case = Case(weight, *calls(lossreg.registry.losses.get(LINEAR)(), (x, weight), t))
     if has("PyTorch"):
         import torch
         from torch.nn import functional

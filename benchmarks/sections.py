@@ -47,11 +47,11 @@ def times(only: str, small: bool, runs: int) -> Iterator[str]:
         if only not in spec.work or small and not spec.small:
             continue
         case = spec.build(spec)
+        result = case.ours()
         different += [
-            f"{spec.work} {spec.dtype} {spec.size}: {peer}"
-            for peer, call in case.peers.items()
-            if not agree(case.ours(), call(), spec.dtype)
+            f"{spec.key}: {peer}" for peer, call in case.peers.items() if not agree(result, call(), spec.dtype)
         ]
+        del result
         found = medians({**case.calls, "copy": copier(case.array)}, runs)
         ours, best = found["lossreg"], min(found["lossreg"], found.get("out=", np.inf))
         cells = [number(1e3 * found[name]) if name in found else "" for name in ("lossreg", "out=")]
@@ -127,8 +127,9 @@ def overhead(runs: int) -> Iterator[str]:
         calls = build(Spec(work, "float32", (32, 10), build)).calls
         calls.pop("JAX", None)
         found = medians(calls, 3 * runs)
-        theirs = f"{number(1e6 * found['PyTorch'])} ({number(found['PyTorch'] / found['lossreg'])}x)"
-        yield line([work, number(1e6 * found["lossreg"]), number(1e6 * found["out="]), theirs])
+        theirs = found.get("PyTorch")
+        peer = f"{number(1e6 * theirs)} ({number(theirs / found['lossreg'])}x)" if theirs else ""
+        yield line([work, number(1e6 * found["lossreg"]), number(1e6 * found["out="]), peer])
 
 
 def scaling(runs: int) -> Iterator[str]:

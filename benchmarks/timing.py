@@ -40,9 +40,10 @@ def medians(calls: dict[str, Callable[[], Any]], runs: int, least: float = 0.02)
     """
     repeats = {}
     for name, call in calls.items():
-        if seconds(call) < 1:  # the first call may compile; one that takes so long anyway is warm after it
-            seconds(call)
-        repeats[name] = max(1, min(2000, int(least / max(seconds(call), 1e-7))))
+        once = seconds(call)
+        if once < 1:  # it may have compiled; what takes longer is slow, and warm now
+            once = min(seconds(call), seconds(call))
+        repeats[name] = max(1, min(2000, int(least / max(once, 1e-7))))
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(runs):
         for name, call in calls.items():
