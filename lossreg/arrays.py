@@ -54,8 +54,9 @@ class Batch:
             raise fail(name, "guesses", f"to be a tuple ({', '.join(inputs)})", describe(guesses))
         outputs = guesses if is_tuple else (guesses,)
         lengths = None
-        if any(isinstance(x, list) for x in outputs):
-            if not all(isinstance(x, list) for x in outputs):
+        lists = [isinstance(x, list) for x in outputs]
+        if True in lists:
+            if False in lists:
                 raise fail(name, "guesses", "to be arrays or lists of sequences, not both", describe(guesses))
             joined = [_concatenate(name, x) for x in outputs]
             lengths = joined[0][1]
@@ -69,7 +70,7 @@ class Batch:
             if not ops.owns(x) or x.dtype != arrays[0].dtype:
                 raise fail(name, "guesses", f"all like the first, {describe(arrays[0])}", describe(x))
         arrays = [x if x.dtype.kind not in "iub" else x.astype(np.float64) for x in arrays]
-        shapes = tuple(tuple(x.shape) for x in arrays)
+        shapes = tuple([tuple(x.shape) for x in arrays])
         batch = cls(name, ops, tuple(arrays), shapes, lengths, is_tuple, layout)
         if lengths is not None and (
             layout == "time" or not batch._axis_is_last(shapes[0]) and batch._axis(shapes[0]) == 0
@@ -258,6 +259,8 @@ class Batch:
 
 def real_array(name: str, what: str, value: Any) -> Array:
     """An array of real numbers as the caller gave it, or an error that says what it is instead."""
+    if type(value) is np.ndarray and value.dtype.kind in "fiub":  # what nearly all are
+        return value
     if isinstance(value, np.ma.MaskedArray):
         raise fail(name, what, "to be an array (give its mask as mask=~array.mask)", "a masked array")
     if not hasattr(value, "dtype") or not hasattr(value, "ndim"):

@@ -65,6 +65,9 @@ class Wanted:
     grad: bool = False
 
 
+_WANTED = {(x, grad): Wanted(total=not x, values=x, grad=grad) for x in (False, True) for grad in (False, True)}
+
+
 class ReducedLoss(Loss):
     """A loss that is a reduction of values, one for each item: the pipeline.
 
@@ -158,8 +161,7 @@ class ReducedLoss(Loss):
     # The pipeline
 
     def _wanted(self, grad: bool = False) -> Wanted:
-        unreduced = self.reduction == "none"
-        return Wanted(total=not unreduced, values=unreduced, grad=grad)
+        return _WANTED[self.reduction == "none", grad]
 
     def _loss(self, state: LossState, values: Any) -> Any:
         if self.unscaled:
@@ -181,11 +183,13 @@ class ReducedLoss(Loss):
         check = self.validate == "full" or self.validate == "auto" and not ops.on_device
         if self.flat_masks and isinstance(mask, (np.ndarray, ops.xp.ndarray)) and mask.shape != batch.values_shape:
             mask = mask.reshape(batch.values_shape) if mask.size == math.prod(batch.values_shape) else mask
-        mask_array = item_array(batch, "mask", mask, upper=1.0, check=check)
-        if mask_array is not None:
+        mask_array = sample = None
+        if mask is not None:
+            mask_array = item_array(batch, "mask", mask, upper=1.0, check=check)
             batch.kept = ops.xp.broadcast_to(mask_array != 0, batch.values_shape)
         read = self.read_truths(batch, truths, check)
-        sample = item_array(batch, "sample_weight", sample_weight, upper=np.inf, check=check)
+        if sample_weight is not None:
+            sample = item_array(batch, "sample_weight", sample_weight, upper=np.inf, check=check)
         if read.weight is not None:
             sample = read.weight if sample is None else sample * read.weight
         weights = weigh(

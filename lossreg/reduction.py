@@ -44,14 +44,19 @@ def weigh(
     `mask` and `present` select, `sample_weight` multiplies the loss but not the divisor of a mean, and `counted`
     (the class weight of each item, which the formula applies itself) belongs to the divisor alone.
     """
+    size = math.prod(batch.values_shape)
+    count: Any
+    if mask is present is sample_weight is counted is None:
+        if reduction in ("sum", "none"):
+            return Weights(None, None, 1.0)
+        count = float(len(batch) if reduction == "batch_mean" else size)
+        return Weights(None, count, 1.0 / count if count else 0.0)
     present, counted = (None if x is None else x.reshape(batch.values_shape) for x in (present, counted))
     known = _product(batch, (batch.kept, present))
     if counted is not None and known is not None:  # the class of an item that is left out is not known
         counted = batch.ops.xp.where(known, counted, 1.0)
     kept = _product(batch, (mask, present))
     items = _product(batch, (kept, sample_weight))
-    size = math.prod(batch.values_shape)
-    count: Any
     if reduction in ("sum", "none"):
         count = None
     elif reduction == "batch_mean":
@@ -63,15 +68,13 @@ def weigh(
     return Weights(items, count, 1.0 if count is None else batch.ops.inverse(count))
 
 
-def item_array(batch: Batch, what: str, value: Any, *, upper: float, check: bool) -> Array | None:
+def item_array(batch: Batch, what: str, value: Any, *, upper: float, check: bool) -> Array:
     """A mask or weights as an array that broadcasts to the values, or an error.
 
     Shapes broadcast as in NumPy, with one exception: fewer axes than the values have, where both the first and the
     last axes would fit, is refused, since weights for rows would silently become weights for columns.
     """
     value = batch.join(what, value)
-    if value is None:
-        return None
     if isinstance(value, np.ma.MaskedArray):
         raise fail(batch.name, what, "to be an array", "a masked array")
     if isinstance(value, (list, tuple, int, float, np.ndarray)) and not batch.ops.owns(value):

@@ -59,8 +59,9 @@ class Labels:
         """Targets of a batch. `check` reads ids and rows that are on a device too, to check their range."""
         n, classes = batch.arrays[0].shape
         kept = None if batch.kept is None else batch.kept.reshape(n)
-        truths = _from_pandas(truths)
-        if isinstance(truths, (list, tuple)) and batch.lengths is not None:
+        if type(truths) is not np.ndarray:
+            truths = _from_pandas(truths)
+        if batch.lengths is not None and isinstance(truths, (list, tuple)):
             truths = [_from_pandas(part) for part in truths]
         reader = Reader(self, batch.ops, n, classes, batch.arrays[0].dtype, check, kept, batch.place)
         if self.names and len(self.names) != classes and batch.lengths != ():

@@ -47,26 +47,27 @@ class _Kernel:
 
     def __init__(self, text: str, numbers: list[int], scratch: int, arrays: int, bits: int) -> None:
         self.function = compiled(text)
-        self.numbers, self.scratch, self.bytes = numbers, scratch, bits // 8
+        self.numbers, self.scratch, self.padding = numbers, scratch * bits // 8, vector_bytes()
         self.layout = struct.Struct(f"={len(HEADER) + 2 * arrays}q{len(numbers)}d")
         self.buffer = ctypes.c_char * self.layout.size
 
     def __call__(self, rows: int, columns: int, elements: int, places: list[int], numbers: dict[int, float]) -> None:
         """Run over all rows; threads share the call, whose first slot counts the blocks that are claimed."""
         step = CLAIM // columns or 1
-        call = self.buffer.from_buffer(
-            bytearray(self.layout.pack(0, rows, columns, elements, step, *places, *[numbers[i] for i in self.numbers]))
-        )
-        size = self.scratch * (columns + vector_bytes()) * self.bytes
+        slots = self.layout.pack(0, rows, columns, elements, step, *places, *[numbers[i] for i in self.numbers])
+        call = self.buffer.from_buffer(bytearray(slots))
+        size = self.scratch * (columns + self.padding)
 
         def work() -> None:
-            scratch = np.empty(size, np.uint8) if size else None
-            self.function(call, None if scratch is None else _address(scratch))
+            scratch = np.empty(size, np.uint8)
+            self.function(call, _address(scratch))
 
         if elements >= 2 * CLAIM and rows > step:
             run_everywhere(work, -(-rows // step))
-        else:
+        elif size:
             work()
+        else:
+            self.function(call, None)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -78,7 +79,7 @@ def _kernel(
     weight: Any,
     values: bool,
     total: bool,
-    grads: tuple[Described, ...] | None,
+    grads: tuple[Any, ...] | None,
 ) -> _Kernel:
     """Trace, weigh and compile a formula for arrays of these dtypes and ranks."""
     arrays = {i: x for i, x in enumerate(arguments) if isinstance(x, Described)}
@@ -105,27 +106,21 @@ def _kernel(
         outputs.append(Output(slope * scale if factor is None else weighted(slope, scale * factor), stored))
     kept = weighted(found, factor)
     if values:
-        outputs.append(Output(kept, _described(dtype, ROW if rows else ELEMENT)))
+        outputs.append(Output(kept, Described(dtype.name, ROW if rows else ELEMENT)))
     if total:
         if not rows:
             each = kept if kept.rank == ELEMENT else graph.make("spread", (kept,), ELEMENT, "f")
             kept = graph.reduce("row_sum", each)
-        outputs.append(Output(kept, _described(np.dtype(np.float64), ROW)))
+        outputs.append(Output(kept, Described("float64", ROW)))
     bits = 64 if dtype == np.float64 else 32
     text, numbers, scratch = function_text(graph, arrays, outputs, bits, vector_bytes())
     return _Kernel(text, numbers, scratch, len(arrays) + len(outputs), bits)
 
 
 @functools.lru_cache(maxsize=1024)
-def _described(dtype: np.dtype, rank: int) -> Described:
-    """One object for each dtype and rank, so that keys of kernels compare fast."""
-    return Described(dtype.name, rank)
-
-
-@functools.lru_cache(maxsize=256)
-def _readable(dtype: np.dtype) -> bool:
-    """Whether kernels can read and write a dtype."""
-    return dtype.name in STORAGE and dtype.isnative
+def _described(dtype: np.dtype, rank: int) -> Described | None:
+    """One object for each dtype and rank, so that keys of kernels compare fast; None for what kernels cannot read."""
+    return Described(dtype.name, rank) if dtype.name in STORAGE and dtype.isnative else None
 
 
 class JitOps(NumpyOps):
@@ -150,46 +145,39 @@ class JitOps(NumpyOps):
         """As the generic body, compiled."""
         first: np.ndarray = guesses[0]
         shape, size = first.shape, first.size
-        given = (*guesses, *others)
-        arrays = [x for x in given if isinstance(x, np.ndarray)]
-        if weight is not None:
-            arrays.append(weight)
-        if out is not None:
-            arrays.extend(out)
-        if not size or not all(_readable(x.dtype) for x in arrays):
-            options: dict[str, Any] = {"static": static, "rows": rows, "values": values, "total": total, "out": out}
-            return super().run(formula, guesses, others, weight, scale, **options)
-        flat = not rows and all(x.shape == shape and x.flags.c_contiguous for x in arrays)
+        given = [*guesses, *others]
+        arrays = () if rows else (*given, weight, *(out or ()))
+        flat = not rows and all(x.shape == shape and x.flags.c_contiguous for x in arrays if isinstance(x, np.ndarray))
         columns = min(size, COLUMNS) if flat else shape[-1] if shape else 1
-        count = -(-size // columns)
-        described: list[Any] = []
+        count = -(-size // columns) if columns else 0
         numbers: dict[int, float] = {}
         places: list[int] = []
         used: list[np.ndarray] = []  # keeps copies alive
+        readable = count > 0
 
-        def lay(x: np.ndarray) -> Any:
-            item, x, stride = _laid(x, flat, rows, shape, count, columns)
-            if item is float:
-                return float(x.reshape(()))
+        def lay(x: Any, place: int) -> Any:
+            """What the kernel is compiled for; where the data lies goes into `places`, or a number into `numbers`."""
+            nonlocal readable
+            if not isinstance(x, np.ndarray):
+                if isinstance(x, float):
+                    numbers[place] = x
+                    return float
+                return x
+            rank, x, stride = (ELEMENT, x, columns * x.itemsize) if flat else _laid(x, rows, shape, count, columns)
+            if rank == NUMBER:
+                numbers[place] = float(x.reshape(()))
+                return float
+            item = _described(x.dtype, rank)
+            readable = readable and item is not None
             used.append(x)
             places.append(_address(x))
             places.append(stride)
             return item
 
-        for i, x in enumerate(given):
-            item = lay(x) if isinstance(x, np.ndarray) else x
-            if isinstance(item, float):
-                numbers[i] = item
-                item = float
-            described.append(item)
+        described = [lay(x, i) for i, x in enumerate(given)] if readable else []
         described.extend(static)
         numbers[len(described)] = float(scale)
-        weighs = None
-        if weight is not None:
-            weighs = lay(weight)
-            if isinstance(weighs, float):
-                numbers[len(described) + 1] = weighs
-                weighs = float
+        weighs = None if weight is None or not readable else lay(weight, len(described) + 1)
         grads, targets = None, []
         if out is not None:
             targets = [x if flat or x.ndim == 2 and _row_contiguous(x) else np.empty(shape, x.dtype) for x in out]
@@ -197,6 +185,10 @@ class JitOps(NumpyOps):
                 places.append(_address(x))
                 places.append(x.strides[0] if x.ndim == 2 and not flat else columns * x.itemsize)
             grads = tuple([_described(x.dtype, ELEMENT) for x in out])
+            readable = readable and None not in grads
+        if not readable:
+            options: dict[str, Any] = {"static": static, "rows": rows, "values": values, "total": total, "out": out}
+            return super().run(formula, guesses, others, weight, scale, **options)
         dtype = compute_dtype(first.dtype)
         found = totals = None
         if values:
@@ -235,7 +227,7 @@ class JitOps(NumpyOps):
         """As the generic body, compiled; threads share the sequences."""
         time, n, classes = log_probs.shape
         log_probs = log_probs.astype(compute_dtype(log_probs.dtype), copy=False)
-        if not log_probs.size or out is not None and not _readable(out.dtype):
+        if not log_probs.size or out is not None and _described(out.dtype, ELEMENT) is None:
             return super().align(log_probs, states, leaps, frames, last, slopes, logits, out)
         width, lanes = padded_width(states.shape[1], vector_bytes()), 2 * vector_bytes() // 8
         probs = log_probs if _row_contiguous(log_probs) else np.ascontiguousarray(log_probs)
@@ -284,25 +276,21 @@ def _row_contiguous(x: np.ndarray) -> bool:
     return x.ndim > 0 and (x.strides[-1] == x.itemsize or x.shape[-1] == 1)
 
 
-def _laid(
-    x: np.ndarray, flat: bool, rows: bool, shape: tuple[int, ...], count: int, columns: int
-) -> tuple[Any, np.ndarray, int]:
-    """An array as (what a kernel reads, the array or a copy of rows that lie together, the bytes from row to row)."""
-    if flat:
-        return _described(x.dtype, ELEMENT), x, columns * x.itemsize
+def _laid(x: np.ndarray, rows: bool, shape: tuple[int, ...], count: int, columns: int) -> tuple[int, np.ndarray, int]:
+    """An array as (its rank, the array or a copy of rows that lie together, the bytes from row to row)."""
     if rows:
         if x.ndim == 1:
-            return _described(x.dtype, ROW), x, x.strides[0]
+            return ROW, x, x.strides[0]
         if not _row_contiguous(x):
             x = np.ascontiguousarray(x)
-        return _described(x.dtype, ELEMENT), x, 0 if len(x) == 1 else x.strides[0]
+        return ELEMENT, x, 0 if len(x) == 1 else x.strides[0]
     if x.size == 1:
-        return float, x, 0
+        return NUMBER, x, 0
     x = np.broadcast_to(x, shape)
     if x.strides[-1] == 0 and columns > 1:
         x = x[..., :1].reshape(count)
-        return _described(x.dtype, ROW), x, x.strides[0]
+        return ROW, x, x.strides[0]
     x = x.reshape(count, columns)
     if not _row_contiguous(x):
         x = np.ascontiguousarray(x)
-    return _described(x.dtype, ELEMENT), x, x.strides[0]
+    return ELEMENT, x, x.strides[0]
