@@ -4,11 +4,13 @@ from . import functional, losses
 from .base import CoupledLoss, ElementwiseLoss, Loss, ReducedLoss, RowLoss
 from .config import Config, register, registry
 from .functional import help, loss, options
+from .jit.pool import get_num_threads, set_num_threads
 from .losses.alignment import *  # noqa: F403
 from .losses.binary import *  # noqa: F403
 from .losses.categorical import *  # noqa: F403
 from .losses.divergence import *  # noqa: F403
 from .losses.embedding import *  # noqa: F403
+from .losses.linear import *  # noqa: F403
 from .losses.margin import *  # noqa: F403
 from .losses.regression import *  # noqa: F403
 from .losses.thinc import *  # noqa: F403
@@ -20,7 +22,7 @@ from .version import __version__ as __version__
 
 __all__ = [
     "Config", "ConfigError", "CoupledLoss", "ElementwiseLoss", "Loss", "LossState", "NumpyOps", "Ops", "ReducedLoss",
-    "RowLoss", "State", "functional", "get_ops", "help", "loss", "options", "prefer_gpu", "register", "registry",
-    "require_cpu", "require_gpu", "use_ops",
+    "RowLoss", "State", "functional", "get_num_threads", "get_ops", "help", "loss", "options", "prefer_gpu",
+    "register", "registry", "require_cpu", "require_gpu", "set_num_threads", "use_ops",
 ]  # fmt: skip
 __all__ += losses.__all__

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import os
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import concurrent.futures
 
 __all__ = ["get_num_threads", "run_everywhere", "set_num_threads"]
 
@@ -63,6 +66,8 @@ def set_num_threads(count: int) -> None:
 
 def run_everywhere(task: Callable[[], None], most: int) -> None:
     """Run a task on the caller's thread, and on up to `most` in all; return when every run has ended."""
+    import concurrent.futures
+
     helpers = min(most, get_num_threads()) - 1
     futures: list[concurrent.futures.Future[None]] = []
     if helpers > 0:

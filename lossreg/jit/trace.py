@@ -140,9 +140,16 @@ class Graph:
 
     def pick(self, x: Symbol, index: Symbol) -> Symbol:
         """The element of a row at an index."""
-        if x.op != "input" or index.kind != "i" or index.rank != ROW:
-            raise TypeError("expected pick(x, ids) of an input and ids, one a row")
-        return self.make("pick", (x, index), ROW, x.kind)
+        if index.kind != "i" or index.rank != ROW:
+            raise TypeError("expected pick(x, ids) with ids, one a row")
+        if x.rank != ELEMENT:
+            return x
+        if x.op == "columns":
+            return index
+        if x.op == "input":
+            return self.make("pick", (x, index), ROW, x.kind)
+        args = tuple(self.pick(arg, index) if isinstance(arg, Symbol) else arg for arg in x.args)
+        return self.make(x.op, args, ROW, x.kind)
 
     @property
     def namespace(self) -> SimpleNamespace:

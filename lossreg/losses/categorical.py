@@ -127,11 +127,11 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
         if not self.check_finite:
             return super().compute(batch, truths, weights, wanted, out)
         values, total = super().compute(batch, truths, weights, replace(wanted, values=True), out)
-        _check_finite(batch, values, None if out is None else out[0])
+        check_finite(batch, values, None if out is None else out[0])
         return values if wanted.values else None, total
 
 
-def _check_finite(batch: Batch, values: Array | None, grad: Array | None) -> None:
+def check_finite(batch: Batch, values: Array | None, grad: Array | None) -> None:
     """Both are 0 where a row has no weight."""
     for what, found in (("loss", values), ("gradient", grad)):
         if found is not None:

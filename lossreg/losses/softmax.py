@@ -8,7 +8,7 @@ from typing import Any
 from ..ops import Array, Ops
 from ..targets import Targets
 
-__all__ = ["probability_cross_entropy", "softmax_cross_entropy", "target_arguments"]
+__all__ = ["log_sum_parts", "probability_cross_entropy", "softmax_cross_entropy", "target_arguments"]
 
 
 def target_arguments(ops: Ops, targets: Targets, classes: int, weight: Any, smoothing: Array | None) -> tuple[Any, ...]:
@@ -31,6 +31,20 @@ def target_arguments(ops: Ops, targets: Targets, classes: int, weight: Any, smoo
     )
 
 
+def log_sum_parts(xp: Any, x: Any) -> tuple[Any, ...]:
+    """Maximum m of a row, where that is, e = e^(x-m), and the sum of e without the maximum's own 1.
+
+    log sum e^x - m = log1p(rest) is exact for a confident row, where log(1 + rest) would round to 0.
+    """
+    peak = xp.row_max(x)
+    at_peak = x == peak
+    e = xp.where(at_peak, 1.0, xp.exp(x - peak))  # also where the peak is infinite
+    rest = xp.row_sum(xp.where(at_peak, 0.0, e)) + (xp.row_sum(xp.where(at_peak, 1.0, 0.0)) - 1.0)
+    # no class that can be, or two that are certain
+    rest = xp.where((peak == -math.inf) | xp.isinf(peak) & (rest > 0.0), math.nan, rest)
+    return peak, at_peak, e, rest
+
+
 def softmax_cross_entropy(
     xp: Any, x: Any, ids: Any, members: Any, dense: Any, a: Any, s: Any, spread: Any
 ) -> tuple[Any, ...]:
@@ -43,16 +57,8 @@ def softmax_cross_entropy(
     and for dense rows t:
 
         value = sum_c t_c * -log p_c,                                   slope = (sum t) p - t
-
-    With m the maximum and e = e^(x-m), the sum of e leaves out the maximum's own 1: log sum e^x - m = log1p(rest) is
-    exact for a confident row, where log(1 + rest) would round to 0.
     """
-    peak = xp.row_max(x)
-    at_peak = x == peak
-    e = xp.where(at_peak, 1.0, xp.exp(x - peak))  # also where the peak is infinite
-    rest = xp.row_sum(xp.where(at_peak, 0.0, e)) + (xp.row_sum(xp.where(at_peak, 1.0, 0.0)) - 1.0)
-    # no class that can be, or two that are certain
-    rest = xp.where((peak == -math.inf) | xp.isinf(peak) & (rest > 0.0), math.nan, rest)
+    peak, at_peak, e, rest = log_sum_parts(xp, x)
     log_rest, total = xp.log1p(rest), 1.0 + rest
     if dense is not None:
         at_top = xp.row_sum(xp.where(at_peak, dense, 0.0))

@@ -1,0 +1,158 @@
+"""Cross-entropy of a linear layer whose logits would not fit in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge, Gt
+
+from ..arrays import Batch
+from ..base import Truths, Wanted
+from ..checks import check_shape, describe, fail
+from ..config import register
+from ..ops import Array
+from ..ops.base import compute_dtype
+from ..reduction import Weights
+from ..schema import Configurable
+from .categorical import CrossEntropy, check_finite
+from .softmax import log_sum_parts, softmax_cross_entropy
+
+__all__ = ["LinearCrossEntropy"]
+
+BLOCK = 64 * 2**20
+"""Bytes of the logits that exist at a time."""
+
+TILE = 8 * 2**20
+"""Bytes of the weight's gradient that are added up at a time."""
+
+
+@dataclass(eq=False)
+class _LinearBatch(Batch):
+    """Inputs of a linear layer; `arrays` stands for its logits, of which it has shape and dtype and no memory."""
+
+    layer: Batch = field(kw_only=True)
+
+    def gradient_arrays(self, out: Any, read: tuple[Any, ...]) -> list[Array]:
+        """One for each input of the layer, where none of the inputs lies: they are read until the end."""
+        xp, arrays = self.ops.xp, self.layer.arrays
+        made = self.layer.gradient_arrays(out, read)
+        return [xp.empty_like(g) if any(xp.may_share_memory(g, x) for x in arrays) else g for g in made]
+
+    def finish(self, grads: list[Array], out: Any) -> Any:
+        """As the inputs of the layer are arranged."""
+        return self.layer.finish(grads, out)
+
+
+class LogitOptions(Configurable):
+    """softcap: logits become softcap * tanh(logits / softcap).   z_loss: factor of the square of log sum exp."""
+
+    softcap: Annotated[float, Gt(0)] | None = None
+    z_loss: Annotated[float, Ge(0)] = 0.0
+
+
+@register("LinearCrossEntropy.v1", alias="linearce")
+class LinearCrossEntropy(CrossEntropy, LogitOptions):
+    """Cross-entropy of a linear layer with all its gradients; the logits exist a block of rows at a time.
+
+        z = x W^T + bias,   z = softcap tanh(z / softcap) where that is given
+        value = CrossEntropy(z, truth) + z_loss (log sum_j e^z_j)**2
+        slope in x = G W,   in W = G^T x,   in bias = sum over rows of G,   with G the slopes in z
+
+    Three products of matrices, as many as the layer itself takes forward and back. Beyond the gradients it needs 64 MB
+    of logits and 8 MB of a part of the weight's gradient.
+    Shapes: guesses (x, weight) or (x, weight, bias), x (N, D), weight (C, D), bias (C,); grads as the guesses; truths
+    (N,) and all options as `CrossEntropy` has them.   Gradient with respect to: x, weight and bias.
+    Errors: as CrossEntropy; ValueError for shapes that do not fit each other.
+    Source: the idea is in Wijmans et al. (2024), "Cut your losses in large-vocabulary language models",
+    arXiv:2411.09009; softcap as in Gemma 2, arXiv:2408.00118; z_loss as in PaLM, arXiv:2204.02311.
+
+    softcap, z_loss: as above.   class_weight, ignore_index, label_smoothing, per_token, check_finite, names,
+    missing_value, neg_prefix: as in `CrossEntropy`.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("x", "weight")
+
+    def read_guesses(self, guesses: Any) -> Batch:
+        """The inputs of the layer, and the shape of its logits."""
+        name = type(self).__name__
+        if not isinstance(guesses, tuple) or len(guesses) not in (2, 3):
+            raise fail(name, "guesses", "to be a tuple (x, weight) or (x, weight, bias)", describe(guesses))
+        layer = Batch.read(name, guesses, ("x", "weight", "bias")[: len(guesses)], "elements")
+        x, weight, *bias = layer.arrays
+        if layer.lengths is not None or x.ndim != 2 or weight.ndim != 2 or not weight.size:
+            expected = "arrays of shape (N, D) and (C, D) with C, D >= 1"
+            raise fail(name, "x and weight", expected, f"{describe(guesses[0])} and {describe(guesses[1])}")
+        check_shape(name, "weight", weight, (len(weight), x.shape[1]), "x along the last axis")
+        for b in bias:
+            check_shape(name, "bias", b, (len(weight),), "weight along the first axis")
+        xp, shape = layer.ops.xp, (len(x), len(weight))
+        logits = xp.broadcast_to(xp.zeros((), x.dtype), shape)
+        return _LinearBatch(name, layer.ops, (logits,), (shape,), None, False, "classes", shape, (len(x),), layer=layer)
+
+    @staticmethod
+    def formula(  # type: ignore[override]
+        xp: Any, x: Any, ids: Any, members: Any, dense: Any, a: Any, s: Any, spread: Any, bias: Any, cap: Any, z: Any
+    ) -> tuple[Any, ...]:
+        """Value of a row of x W^T, and its slope."""
+        logits, curve = x if bias is None else x + bias, 1.0
+        if cap is not None:
+            capped = xp.tanh(logits / cap)
+            logits, curve = cap * capped, 1.0 - capped * capped
+        value, slope = softmax_cross_entropy(xp, logits, ids, members, dense, a, s, spread)
+        if z is not None:
+            peak, _, e, rest = log_sum_parts(xp, logits)
+            log_sum = peak + xp.log1p(rest)
+            value, slope = value + z * log_sum * log_sum, slope + e * (2.0 * z * log_sum / (1.0 + rest))
+        return value, slope * curve
+
+    def compute(
+        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+    ) -> tuple[Array | None, Any]:
+        """Block by block: logits, their slopes in the same place, and the products with those."""
+        assert isinstance(batch, _LinearBatch)
+        ops, xp, (n, classes) = batch.ops, batch.ops.xp, batch.arrays[0].shape
+        dtype = compute_dtype(batch.arrays[0].dtype)
+        x, weight, *bias = batch.layer.arrays
+        weight = weight.astype(dtype, copy=False)
+        more = (bias[0][None, :] if bias else None, self.softcap, self.z_loss or None)
+        items = weights.items if weights.items is None else xp.broadcast_to(weights.items, (n,))
+        step = max(1, BLOCK // (classes * dtype.itemsize))
+        buffer = xp.empty((min(n, step), classes), dtype)
+        sums = [g if g.dtype == dtype else xp.empty(g.shape, dtype) for g in out[1:]] if out else []
+        for array in sums:
+            array[...] = 0
+        values: list[Array] = []
+        total: Any = 0.0
+        for start in range(0, n, step):
+            block = slice(start, start + step)
+            rows, logits = x[block].astype(dtype, copy=False), buffer[: min(step, n - start)]
+            xp.matmul(rows, weight.T, out=logits)
+            counted = None if truths.counted is None else truths.counted[block]
+            found, sum_ = ops.run(
+                self.formula,
+                [logits],
+                (*self.arguments(batch, Truths(truths.targets[block], counted=counted)), *more),
+                None if items is None else items[block],
+                weights.scale,
+                rows=True,
+                values=wanted.values or self.check_finite,
+                total=wanted.total,
+                out=None if out is None else [logits],
+            )
+            values += [] if found is None else [found]
+            total = total + sum_ if wanted.total else None
+            if out is not None:
+                out[0][block] = xp.matmul(logits, weight)
+                tile = max(1, TILE // (rows.shape[1] * dtype.itemsize))
+                for first in range(0, classes, tile):
+                    sums[0][first : first + tile] += xp.matmul(logits[:, first : first + tile].T, rows)
+                for bias_sum in sums[1:]:
+                    bias_sum += xp.sum(logits, axis=0)
+        for target, array in zip(out[1:] if out else (), sums):
+            if target is not array:
+                target[...] = array
+        joined = xp.concatenate(values) if values else xp.zeros((n, 1), dtype)
+        if self.check_finite:
+            check_finite(batch, joined, None if out is None else out[0])
+        return joined if wanted.values else None, total
