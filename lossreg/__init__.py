@@ -10,6 +10,7 @@ from .losses.binary import *  # noqa: F403
 from .losses.categorical import *  # noqa: F403
 from .losses.divergence import *  # noqa: F403
 from .losses.embedding import *  # noqa: F403
+from .losses.focal import *  # noqa: F403
 from .losses.linear import *  # noqa: F403
 from .losses.margin import *  # noqa: F403
 from .losses.regression import *  # noqa: F403

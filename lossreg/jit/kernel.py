@@ -176,7 +176,10 @@ class _Function:
         sums: dict[int, str] = {}
         wide = f"<{width} x double>"
         for x in reductions:
-            if x.op != "row_max":
+            if x.op == "row_count":
+                sums[x.key] = code.slot("i64")
+                code.add(f"  store i64 0, ptr {sums[x.key]}")
+            elif x.op != "row_max":
                 sums[x.key] = code.slot(wide)
                 code.add(f"  store {wide} zeroinitializer, ptr {sums[x.key]}")
             else:
@@ -208,7 +211,10 @@ class _Function:
         self.block(place, reductions, stored, sums, splats, full, mask)
         code.add(f"  br label %{end}\n{end}:")
         for x in reductions:
-            if x.op != "row_max":
+            if x.op == "row_count":
+                count = code.value(f"load i64, ptr {sums[x.key]}")
+                self.known[x.key] = code.value(f"uitofp i64 {count} to double")
+            elif x.op != "row_max":
                 total = code.value(f"load {wide}, ptr {sums[x.key]}")
                 name = f"llvm.vector.reduce.fadd.v{width}f64"
                 code.declared.add(f"declare double @{name}(double, {wide})")
@@ -245,7 +251,15 @@ class _Function:
 
         for x in reductions:
             found = element(x.args[0])
-            if x.op != "row_max":
+            if x.op == "row_count":
+                found = lanes.logical("and", found, mask) if mask else found
+                whole = f"i{lanes.width}"
+                bits = code.value(f"bitcast {lanes.bool} {found} to {whole}")
+                ones = code.call(whole, f"llvm.ctpop.{whole}", (whole, bits))
+                before = code.value(f"load i64, ptr {sums[x.key]}")
+                ones = code.value(f"add i64 {before}, {code.value(f'zext {whole} {ones} to i64')}")
+                code.add(f"  store i64 {ones}, ptr {sums[x.key]}")
+            elif x.op != "row_max":
                 found = lanes.where(mask, found, lanes.const(0.0)) if mask else found
                 wide = f"<{lanes.width} x double>"
                 if lanes.bits == 32:

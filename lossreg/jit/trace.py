@@ -15,7 +15,7 @@ NUMBER, ROW, ELEMENT = 0, 1, 2
 """The rank of a symbol: one for the call, one for each row, one for each element of a row."""
 
 LIBRARY = ("exp", "expm1", "log", "log1p", "sqrt", "tanh")
-REDUCTIONS = ("row_sum", "row_squares", "row_max")
+REDUCTIONS = ("row_sum", "row_squares", "row_max", "row_count")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
 
@@ -136,6 +136,8 @@ class Graph:
         x = self.as_float(x)
         if x.rank != ELEMENT:
             raise TypeError(f"expected {op} of something with columns")
+        if op == "row_sum" and x.op == "where" and [y.args[0] for y in x.args[1:] if y.op == "const"] == [1.0, 0.0]:
+            return self.make("row_count", x.args[:1], ROW, "f")
         return self.make(op, (x,), ROW, "f")
 
     def pick(self, x: Symbol, index: Symbol) -> Symbol:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import numpy as np
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 
 from ..base import ElementwiseLoss
 from ..checks import Interval
 from ..config import register
 
-__all__ = ["Huber", "MeanAbsoluteError", "MeanSquaredError", "PoissonNLL", "SmoothL1"]
+__all__ = ["Huber", "MeanAbsoluteError", "MeanSquaredError", "PoissonNLL", "Quantile", "SmoothL1"]
 
 
 @register("MeanSquaredError.v1", alias="mse")
@@ -148,3 +148,31 @@ class PoissonNLL(ElementwiseLoss):
             stirling = large * xp.log(large) - large + 0.5 * xp.log(6.283185307179586 * large)
             value = value + xp.where(truth > 1.0, stirling, 0.0)
         return value, slope
+
+
+@register("Quantile.v1", alias="quantile")
+class Quantile(ElementwiseLoss):
+    """Absolute residual, with one weight below the truth and another above: least at a quantile of the truths.
+
+        psi(r)  = (1 - quantile) r    for r > 0
+                  quantile |r|        otherwise
+        psi'(r) = 1 - quantile        for r > 0
+                  -quantile           otherwise
+
+    With quantile = 0.5 it is half the absolute residual.
+    Shapes: guesses, truths, grad (...), all equal.   Gradient with respect to: guesses.
+    Kink: at r = 0 the derivative is -quantile.
+    Source: Koenker and Bassett (1978), doi:10.2307/1913643; same numbers as sklearn.metrics.mean_pinball_loss.
+
+    quantile: the share of truths that should lie below the guess.
+    """
+
+    quantile: Annotated[float, Gt(0), Lt(1)] = 0.5
+
+    @staticmethod
+    def formula(xp: Any, guess: Any, truth: Any, quantile: Any) -> tuple[Any, ...]:
+        """psi and psi'."""
+        residual = guess - truth
+        below = xp.where(residual <= 0.0, -quantile, residual)  # NaN stays NaN
+        slope = xp.where(residual > 0.0, 1.0 - quantile, below)
+        return abs(slope * residual), slope

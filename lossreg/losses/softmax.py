@@ -38,7 +38,7 @@ def log_sum_parts(xp: Any, x: Any) -> tuple[Any, ...]:
     """
     peak = xp.row_max(x)
     at_peak = x == peak
-    e = xp.where(at_peak, 1.0, xp.exp(x - peak))  # also where the peak is infinite
+    e = xp.exp(xp.where(at_peak, 0.0, x - peak))  # 1 at the peak, also where that is infinite
     rest = xp.row_sum(xp.where(at_peak, 0.0, e)) + (xp.row_sum(xp.where(at_peak, 1.0, 0.0)) - 1.0)
     # no class that can be, or two that are certain
     rest = xp.where((peak == -math.inf) | xp.isinf(peak) & (rest > 0.0), math.nan, rest)
