@@ -8,6 +8,7 @@ import hashlib
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,24 +55,43 @@ def cache_folder() -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
+_lock = threading.Lock()
+_functions: dict[str, Callable[[Any, Any], None]] = {}
+
+
+def _renew_lock() -> None:
+    """In a forked child nobody else holds the lock."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def compiled(text: str) -> Callable[[Any, Any], None]:
     """The function `run` of the text; calling it lets other Python threads run."""
-    target = _target()
     machine = f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()} {llvm.llvm_version_info}"
     name = hashlib.sha256(f"{machine}\n{text}".encode()).hexdigest()[:40]
-    symbol = f"lossreg_{name}"
-    folder = cache_folder()
+    with _lock:
+        if name not in _functions:
+            _functions[name] = _loaded(name, text)
+    return _functions[name]
+
+
+def _loaded(name: str, text: str) -> Callable[[Any, Any], None]:
+    """Machine code from the cache, or compiled and kept there."""
+    symbol, folder = f"lossreg_{name}", cache_folder()
     path = None if folder is None else folder / f"{name}.o"
-    code = path.read_bytes() if path is not None and path.exists() else None
+    code = None if path is None else _read(path)
     if code is None:
-        code = target.emit_object(_optimized(text.replace("@run(", f"@{symbol}("), target))
+        code = _target().emit_object(_optimized(text.replace("@run(", f"@{symbol}("), _target()))
         if path is not None:
             _write(path, code)
     engine = _engine()
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    address = engine.get_function_address(symbol)
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(address)
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(engine.get_function_address(symbol))
 
 
 def _optimized(text: str, target: Any) -> Any:
@@ -85,11 +105,21 @@ def _optimized(text: str, target: Any) -> Any:
     return module
 
 
+def _read(path: Path) -> bytes | None:
+    """What `_write` wrote, or None where there is nothing or it is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, code = content[:32], content[32:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
 def _write(path: Path, code: bytes) -> None:
-    """All or nothing, also when other processes write the same."""
+    """All or nothing, also when other processes write the same; with a digest, so that damage is seen."""
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(code)
+            file.write(hashlib.sha256(code).digest() + code)
         os.replace(file.name, path)
     except OSError as error:  # a full disk costs time at the next start, and nothing else
         print(f"lossreg: cannot keep compiled code in {path.parent}: {error}", file=sys.stderr)
