@@ -249,6 +249,8 @@ class Batch:
         if not isinstance(value, (list, tuple)) or len(value) != len(lengths):
             expected = f"to be a list of {len(lengths)}, one part for each sequence of guesses"
             raise fail(self.name, what, expected, describe(value))
+        if set(map(type, value)) <= {list, tuple} and tuple(map(len, value)) == lengths:
+            return
         for i, (part, length) in enumerate(zip(value, lengths)):
             if not hasattr(part, "__len__") or isinstance(part, str) or getattr(part, "ndim", 1) == 0:
                 raise fail(self.name, f"{what} of sequence {i}", f"to be a list or array of {length}", describe(part))
@@ -282,17 +284,27 @@ def _arrays(tree: Any) -> Iterator[Any]:
 
 def _concatenate(name: str, sequences: list[Any]) -> tuple[Array, tuple[int, ...]]:
     """One array of all sequences, and their lengths."""
-    arrays = [real_array(name, f"guesses of sequence {i}", x) for i, x in enumerate(sequences)]
-    if not arrays:
+    if not sequences:
         return get_ops().xp.zeros((0, 1), np.float32), ()
-    for i, x in enumerate(arrays):
-        if x.ndim == 0:
-            raise fail(name, f"guesses of sequence {i}", "to be an array", describe(sequences[i]))
-        if x.shape[1:] != arrays[0].shape[1:] or x.dtype != arrays[0].dtype:
-            expected = f"like those of sequence 0, {describe(arrays[0])}, but for its length"
-            raise fail(name, f"guesses of sequence {i}", expected, describe(x))
-    lengths = tuple(len(x) for x in arrays)
+    arrays = sequences
+    if not _alike(sequences):
+        arrays = [real_array(name, f"guesses of sequence {i}", x) for i, x in enumerate(sequences)]
+        for i, x in enumerate(arrays):
+            if x.ndim == 0:
+                raise fail(name, f"guesses of sequence {i}", "to be an array", describe(sequences[i]))
+            if x.shape[1:] != arrays[0].shape[1:] or x.dtype != arrays[0].dtype:
+                expected = f"like those of sequence 0, {describe(arrays[0])}, but for its length"
+                raise fail(name, f"guesses of sequence {i}", expected, describe(x))
+    lengths = tuple(map(len, arrays))
     return arrays[0] if len(arrays) == 1 else get_ops(arrays[0]).xp.concatenate(arrays), lengths
+
+
+def _alike(sequences: list[Any]) -> bool:
+    """Whether all are plain arrays of real numbers that differ in length alone, which is soon seen."""
+    if set(map(type, sequences)) != {np.ndarray}:
+        return False
+    found = {(x.dtype, x.ndim, x.shape[1:]) for x in sequences}
+    return len(found) == 1 and sequences[0].ndim > 0 and sequences[0].dtype.kind in "fiub"
 
 
 def _rows(x: Array) -> Array:

@@ -110,9 +110,10 @@ class Reader:
     def read_list(self, truths: Sequence[Any]) -> Targets:
         """A list of one of the forms: ids, rows of numbers, or labels and sets of labels."""
         self.check_length(truths)
-        if any(getattr(truth, "ndim", 1) == 0 for truth in truths):
-            truths = [truth.item() if getattr(truth, "ndim", 1) == 0 else truth for truth in truths]
         kinds = set(map(type, truths))
+        if any(hasattr(kind, "ndim") for kind in kinds):  # arrays of no axes are what they hold
+            truths = [truth.item() if getattr(truth, "ndim", 1) == 0 else truth for truth in truths]
+            kinds = set(map(type, truths))
         # a mask on a device cannot be read here: there every label of a list must be one
         host = replace(self, ops=get_ops("numpy"), check=True, kept=None if self.ops.on_device else self.kept)
         if not kinds:

@@ -61,7 +61,7 @@ class Labels:
         kept = None if batch.kept is None else batch.kept.reshape(n)
         if type(truths) is not np.ndarray:
             truths = _from_pandas(truths)
-        if batch.lengths is not None and isinstance(truths, (list, tuple)):
+        if batch.lengths is not None and isinstance(truths, (list, tuple)) and set(map(type, truths)) != {list}:
             truths = [_from_pandas(part) for part in truths]
         reader = Reader(self, batch.ops, n, classes, batch.arrays[0].dtype, check, kept, batch.place)
         if self.names and len(self.names) != classes and batch.lengths != ():
