@@ -219,6 +219,14 @@ PICTURES: dict[str, Picture] = {
             Curve("beta = 0", elements(-3, 3), ZERO, dict(beta=0.0)),
         ],
     ),
+    "Quantile": Picture(
+        "guess (truth 0)",
+        [
+            Curve("quantile = 0.5 (default)", elements(-3, 3), ZERO),
+            Curve("quantile = 0.9", elements(-3, 3), ZERO, dict(quantile=0.9)),
+            Curve("quantile = 0.2", elements(-3, 3), ZERO, dict(quantile=0.2)),
+        ],
+    ),
     "PoissonNLL": Picture(
         "guess (truth 3)",
         [
@@ -265,6 +273,16 @@ PICTURES: dict[str, Picture] = {
                 [{0, 1}],
                 dict(class_weight=[2, 1, 1]),
             ),
+        ],
+    ),
+    # focal
+    "SigmoidFocal": Picture(
+        "guess: logit (truth 1)",
+        [
+            Curve("gamma = 2 (default)", elements(-4, 4), ONE),
+            Curve("gamma = 0", elements(-4, 4), ONE, dict(gamma=0.0)),
+            Curve("gamma = 0.5", elements(-4, 4), ONE, dict(gamma=0.5)),
+            Curve("gamma = 2, alpha = 0.25", elements(-4, 4), ONE, dict(alpha=0.25, gamma=2.0)),
         ],
     ),
     # categorical
@@ -458,7 +476,10 @@ PICTURES: dict[str, Picture] = {
 }
 """The picture of each class."""
 
-LIBRARIES = {"torch": "PyTorch", "keras": "Keras", "optax": "Optax", "sklearn": "scikit-learn", "thinc": "Thinc"}
+LIBRARIES = {
+    "torch": "PyTorch", "torchvision": "torchvision", "keras": "Keras", "optax": "Optax", "sklearn": "scikit-learn",
+    "thinc": "Thinc",
+}  # fmt: skip
 
 TWINS: dict[str, dict[str, str]] = {
     "MeanSquaredError": {
@@ -479,6 +500,10 @@ TWINS: dict[str, dict[str, str]] = {
         "sklearn.metrics.mean_absolute_error": "",
     },
     "SmoothL1": {"torch.nn.SmoothL1Loss": ""},
+    "Quantile": {
+        "sklearn.metrics.mean_pinball_loss": "`alpha` is quantile",
+        "sklearn.linear_model.QuantileRegressor": "the loss that it fits",
+    },
     "PoissonNLL": {
         "torch.nn.PoissonNLLLoss": "",
         "keras.losses.Poisson": "`log_input = False`, with another epsilon",
@@ -497,6 +522,12 @@ TWINS: dict[str, dict[str, str]] = {
     "SoftMargin": {
         "torch.nn.SoftMarginLoss": "",
         "sklearn.linear_model.SGDClassifier": '`loss="log_loss"`',
+    },
+    "SigmoidFocal": {
+        "keras.losses.BinaryFocalCrossentropy": "`from_logits=True`, and for alpha "
+        "`apply_class_balancing=True`; clips probabilities",
+        "optax.losses.sigmoid_focal_loss": "",
+        "torchvision.ops.sigmoid_focal_loss": "no alpha is -1, and its default is 0.25",
     },
     "MultiLabelSoftMargin": {"torch.nn.MultiLabelSoftMarginLoss": ""},
     "CrossEntropy": {

@@ -362,10 +362,35 @@ def ref_smooth_l1(x: Any, t: Any, o: Any) -> Any:
     return r * r / (2 * beta) if r < beta else r - beta / 2
 
 
+def ref_quantile(x: Any, t: Any, o: Any) -> Any:
+    q, r = mp.mpf(o.get("quantile", 0.5)), t - x
+    return max(q * r, (q - 1) * r)
+
+
+def ref_focal(x: Any, t: Any, o: Any) -> Any:
+    p, other = 1 / (1 + mp.exp(-x)), 1 / (1 + mp.exp(x))
+    entropy = (1 - t) * mp.log1p(mp.exp(x)) + t * mp.log1p(mp.exp(-x))
+    weight = o["alpha"] * t + (1 - mp.mpf(o["alpha"])) * (1 - t) if "alpha" in o else 1
+    return weight * (p * (1 - t) + other * t) ** mp.mpf(o.get("gamma", 2.0)) * entropy
+
+
 def ref_poisson(x: Any, t: Any, o: Any) -> Any:
     eps = mp.mpf(o.get("eps", 1e-8))
     value = mp.exp(x) - (t * x if t else 0) if o.get("log_input", True) else x - t * mp.log(x + eps)
     return value + (t * mp.log(t) - t + mp.log(2 * mp.pi * t) / 2 if o.get("full") and t > 1 else 0)
+
+
+def at_zero() -> tuple[Any, Any]:
+    """Logits of 0, where formulas of |x| change sides."""
+    return np.zeros((1, 3)), np.array([[0.0, 1.0, 0.3]])
+
+
+def far_logits() -> tuple[Any, Any]:
+    """Logits at which probabilities are 0 or 1, right and wrong, and one that is hardly a number."""
+    far = [1000.0, 100.0, 40.0]
+    guesses = [*far, *far, *far, *(-x for x in far * 3), TINY, 0.0, 5.0]
+    truths = [1.0] * 3 + [0.0] * 3 + [1e-9, 0.5, 1 - 2**-53] + [0.0] * 3 + [1.0] * 3 + [TINY, 0.3, 1e-200]
+    return np.array(guesses), np.array([*truths, 0.5, 1.0, 0.0])
 
 
 def ref_kl(x: Any, t: Any, o: Any) -> Any:
@@ -470,6 +495,10 @@ ROWS += [
         extremes=lambda: (np.array([0.0, TINY, 1e-160, 1e308, -1e308]), np.zeros(5))),
     Row("SmoothL1.v1", elements(3), dict(beta=0.5), plus(ref_smooth_l1), lambda: (np.array([0.5, -0.5]), np.zeros(2))),
     Row("SmoothL1.v1", elements(3), dict(beta=0.0), plus(ref_smooth_l1), lambda: (np.zeros(2), np.zeros(2))),
+    Row("Quantile.v1", elements(3), value=plus(ref_quantile), kinks=lambda: (np.zeros(3), np.array([0.0, 1.0, -1.0])),
+        extremes=lambda: (np.array([0.0, TINY, 1e308, -1e308, 1.0, -1e-160]), np.zeros(6))),
+    Row("Quantile.v1", elements(2, 3), dict(quantile=0.9), plus(ref_quantile), lambda: (np.ones(3), np.array([1.0, 2.0, 0.0])),
+        extremes=lambda: (np.array([0.0, TINY, 1e308, -1e308, 1.0, -1e-160]), np.zeros(6))),
     Row("PoissonNLL.v1", lambda rng, n: (rng.normal(size=(n, 3)), rng.poisson(3, (n, 3)).astype(float)), value=plus(ref_poisson), slack=1e-14,
         extremes=lambda: (np.array([-np.inf, -1000.0, 0.0, 700.0, TINY]), np.array([0.0, 2.0, 0.0, 1e300, 3.0]))),
     Row("PoissonNLL.v1", lambda rng, n: (rng.normal(size=(n, 3)), rng.poisson(3, (n, 3)).astype(float)), dict(full=True), plus(ref_poisson), slack=1e-14),
@@ -483,6 +512,10 @@ ROWS += [
         extremes=lambda: (np.array([0.0, 1.0, 0.0, 1.0, 1e-300, TINY, 0.5]), np.array([0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.5]))),
     Row("SoftMargin.v1", signs(3), value=plus(lambda x, t, o: mp.log1p(mp.exp(-t * x))), kinks=lambda: (np.zeros(2), np.array([1.0, -1.0])),
         extremes=lambda: (np.array([1000.0, -1000.0, 1000.0, -1000.0, TINY, 40.0]), np.array([-1.0, 1.0, 1.0, -1.0, 1.0, 1.0]))),
+    Row("SigmoidFocal.v1", binary(3), value=plus(ref_focal), slack=1e-18, kinks=at_zero, extremes=far_logits),
+    Row("SigmoidFocal.v1", binary(3), dict(alpha=0.25, gamma=0.3), plus(ref_focal), at_zero, extremes=far_logits),
+    Row("SigmoidFocal.v1", binary(), dict(gamma=0.0), plus(ref_focal), at_zero, extremes=far_logits),
+    Row("SigmoidFocal.v1", binary(2, 3), dict(alpha=1.0, gamma=5.0), plus(ref_focal), slack=1e-18, extremes=far_logits),
     Row("HingeEmbedding.v1", signs(3, positive=True), value=plus(lambda x, t, o: x if t > 0 else max(mp.mpf(0), 1 - x)),
         kinks=lambda: (np.array([1.0, 1.0, 0.0]), np.array([-1.0, 1.0, -1.0])),
         extremes=lambda: (np.array([0.0, TINY, 1e308, -1e308]), np.array([-1.0, -1.0, -1.0, -1.0]))),

@@ -41,6 +41,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "MultiLabelSoftMargin.v1": dict(class_weight=None),
     "NLL.v1": dict(class_weight=None, ignore_index=-100),
     "PairwiseDistance.v1": dict(p=2.0, eps=1e-6, keepdims=False),
+    "Quantile.v1": dict(quantile=0.5),
+    "SigmoidFocal.v1": dict(alpha=None, gamma=2.0),
     "PoissonNLL.v1": dict(log_input=True, full=False, eps=1e-8),
     "CosineSimilarity.v1": dict(axis=1, eps=1e-8),
     "SmoothL1.v1": dict(beta=1.0),
@@ -91,6 +93,8 @@ BELOW = -5e-324  # the largest number below 0
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("Huber.v1", dict(delta=0.0)), ("Huber.v1", dict(delta=-0.5)), ("SmoothL1.v1", dict(beta=BELOW)), ("SmoothL1.v1", dict(beta=-0.5)),
     ("PoissonNLL.v1", dict(eps=0.0)), ("PoissonNLL.v1", dict(eps=-0.5)),
+    *(("Quantile.v1", dict(quantile=q)) for q in (0.0, 1.0, -0.5, 1.5)),
+    ("SigmoidFocal.v1", dict(alpha=BELOW)), ("SigmoidFocal.v1", dict(alpha=1.5)), ("SigmoidFocal.v1", dict(gamma=BELOW)),
     ("CosineEmbedding.v1", dict(margin=-1.5)), ("CosineEmbedding.v1", dict(margin=1.5)),
     ("CosineSimilarity.v1", dict(eps=0.0)), ("CosineSimilarity.v1", dict(eps=-0.5)),
     ("PairwiseDistance.v1", dict(p=-0.5)), ("PairwiseDistance.v1", dict(eps=-0.5)),
@@ -107,6 +111,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 TAKEN: list[tuple[str, dict[str, Any]]] = [
     ("Huber.v1", dict(delta=1e-300)), ("SmoothL1.v1", dict(beta=0.0)), ("PoissonNLL.v1", dict(eps=1e-300)),
+    ("Quantile.v1", dict(quantile=1e-300)), ("Quantile.v1", dict(quantile=1 - 2**-53)),
+    ("SigmoidFocal.v1", dict(alpha=0.0, gamma=0.0)), ("SigmoidFocal.v1", dict(alpha=1.0, gamma=1e300)),
     ("CosineEmbedding.v1", dict(margin=-1.0)), ("CosineEmbedding.v1", dict(margin=1.0)),
     ("CosineSimilarity.v1", dict(eps=1e-300)), ("PairwiseDistance.v1", dict(p=0.0, eps=0.0)), ("PairwiseDistance.v1", dict(p=inf)),
     ("TripletMargin.v1", dict(margin=1e-300, p=0.0, eps=0.0)), ("InfoNCE.v1", dict(temperature=1e-300)),
@@ -147,7 +153,9 @@ def test_one_class_weight_for_each_class(name: str, weights: list[float]) -> Non
 
 # Ranges of data
 
-UNIT_TRUTHS = ("BinaryCrossEntropy.v1", "BinaryCrossEntropyWithLogits.v1", "KLDivergence.v1", "MultiLabelSoftMargin.v1")
+UNIT_TRUTHS = (
+    "BinaryCrossEntropy.v1", "BinaryCrossEntropyWithLogits.v1", "KLDivergence.v1", "MultiLabelSoftMargin.v1", "SigmoidFocal.v1",
+)  # fmt: skip
 SIGNED = ("SoftMargin.v1", "HingeEmbedding.v1", "MarginRanking.v1", "CosineEmbedding.v1")
 X = np.array([[0.3, 0.5], [0.2, 0.9]])
 
@@ -226,6 +234,11 @@ POINTS: list[tuple[str, dict[str, Any], Any, Any, Any, Any]] = [
         A([100.0, 100.0, 0.0, 0.0, np.log(4 / 3)]), A([-1e12, 1e12, 0.0, 0.0, 4 / 3])),
     ("SoftMargin.v1", {}, A([0.0, 0.0, 1000.0, 1000.0]), A([1.0, -1.0, -1.0, 1.0]), A([np.log(2), np.log(2), 1000.0, 0.0]), A([-0.5, 0.5, 1.0, 0.0])),
     ("BinaryCrossEntropyWithLogits.v1", {}, A([0.0, 0.0, inf, -inf]), A([1.0, 0.25, 1.0, 0.0]), A([np.log(2), np.log(2), 0.0, 0.0]), A([-0.5, 0.25, 0.0, 0.0])),
+    ("Quantile.v1", dict(quantile=0.75), A([1.0, 3.0, -1.0]), np.ones(3), A([0.0, 0.5, 1.5]), A([-0.75, 0.25, -0.75])),
+    ("SigmoidFocal.v1", dict(gamma=1.0), A([0.0, 0.0]), A([1.0, 0.0]), A([0.5, 0.5]) * np.log(2), A([-1.0, 1.0]) * (np.log(2) + 1) / 4),
+    *(("SigmoidFocal.v1", dict(gamma=gamma), A([inf, -inf, 1e300, -1e300]), A([1.0, 0.0, 0.0, 1.0]), A([0.0, 0.0, 1e300, 1e300]), A([0.0, 0.0, 1.0, -1.0]))
+        for gamma in (0.0, 0.5, 2.0)),
+    ("SigmoidFocal.v1", dict(alpha=0.0), A([inf, -inf]), A([1.0, 1.0]), A([0.0, 0.0]), A([0.0, 0.0])),
     # at cos = margin the gradient passes
     ("CosineEmbedding.v1", {}, (A([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]), A([[0.0, 1.0], [-1.0, 0.0], [0.0, 2.0]])), A([-1.0, -1.0, -1.0]),
         A([0.0, 0.0, 1.0]), (A([[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]), A([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]))),
