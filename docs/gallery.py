@@ -281,8 +281,7 @@ PICTURES: dict[str, Picture] = {
         [
             Curve("gamma = 2 (default)", elements(-4, 4), ONE),
             Curve("gamma = 0", elements(-4, 4), ONE, dict(gamma=0.0)),
-            Curve("gamma = 0.5", elements(-4, 4), ONE, dict(gamma=0.5)),
-            Curve("gamma = 2, alpha = 0.25", elements(-4, 4), ONE, dict(alpha=0.25, gamma=2.0)),
+            Curve("gamma = 1, alpha = 0.25", elements(-4, 4), ONE, dict(gamma=1.0, alpha=0.25)),
         ],
     ),
     # categorical
