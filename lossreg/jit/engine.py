@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -42,17 +43,15 @@ def _engine() -> Any:
 
 @functools.cache
 def cache_folder() -> Path | None:
-    """Where machine code is kept: $LOSSREG_CACHE_DIR, or the user's cache; None when it cannot be written."""
+    """Where machine code is kept: $LOSSREG_CACHE_DIR, or the user's cache; None when there is no such folder."""
     given = os.environ.get("LOSSREG_CACHE_DIR")
     if given == "":
         return None
     base = Path(os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = Path(given) if given else base / "lossreg"
-    try:
+    with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
+    return folder if folder.is_dir() else None
 
 
 _lock = threading.Lock()
@@ -117,6 +116,8 @@ def _read(path: Path) -> bytes | None:
 
 def _write(path: Path, code: bytes) -> None:
     """All or nothing, also when other processes write the same; with a digest, so that damage is seen."""
+    if not os.access(path.parent, os.W_OK):  # a cache that was prepared for reading
+        return
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(hashlib.sha256(code).digest() + code)

@@ -338,8 +338,12 @@ class Lanes:
         return self.intrinsic("copysign", size, x)
 
     def pow(self, x: str, y: str) -> str:
-        """x**y for x >= 0."""
-        power = self.exp(self.mul(y, self.log(x)))
+        """x**y by e**(y log |x|), with the sign of an odd power; NaN for a broken power of a negative number."""
+        size = self.exp(self.mul(y, self.log(self.abs(x))))
+        half = self.mul(y, self.const(0.5))
+        whole, even = (self.eq(self.intrinsic("floor", v), v) for v in (y, half))
+        signed = self.where(even, size, self.where(whole, self.neg(size), self.const(math.nan)))
+        power = self.where(self.lt(x, self.const(0.0)), signed, size)
         return self.where(self.eq(y, self.const(0.0)), self.const(1.0), power)
 
     def iota(self) -> str:

@@ -68,7 +68,7 @@ class Symbol:
                 result = factor * result if left & 1 else result
                 factor, left = factor * factor, left >> 1
             return self.graph.lift(result)
-        if power == 0.5:
+        if isinstance(power, float) and power == 0.5:
             return self.graph.call("sqrt", self)
         return self.graph.call("pow", self, power)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-import importlib.util
+import importlib.metadata
 import os
 import sys
 from collections.abc import Iterator
@@ -34,11 +34,13 @@ def _numpy() -> Ops:
 def _jit() -> Ops:
     """The compiled backend; ImportError with the way to install it when llvmlite is missing."""
     try:
+        if not _compiler_is_there():
+            raise ImportError("no module llvmlite")
         from .jit_ops import JitOps
 
         return JitOps()
     except ImportError as error:
-        raise ImportError("llvmlite is not installed: python -m pip install 'lossreg[jit]'") from error
+        raise ImportError("llvmlite 0.45 or newer is not installed: python -m pip install 'lossreg[jit]'") from error
 
 
 @functools.cache
@@ -47,7 +49,16 @@ def _default() -> Ops:
     wanted = os.environ.get("LOSSREG_JIT", "1")
     if wanted not in ("0", "1"):
         raise ValueError(f"LOSSREG_JIT: expected 0 or 1, got {wanted!r}.")
-    return _jit() if wanted == "1" and importlib.util.find_spec("llvmlite") else _numpy()
+    return _jit() if wanted == "1" and _compiler_is_there() else _numpy()
+
+
+def _compiler_is_there() -> bool:
+    """Whether llvmlite is installed, and new enough (other packages install older ones)."""
+    try:
+        version = importlib.metadata.version("llvmlite")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return tuple(map(int, version.split(".")[:2])) >= (0, 45)
 
 
 @functools.cache
