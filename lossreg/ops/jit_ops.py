@@ -55,7 +55,7 @@ class _Kernel:
         """Run over all rows; threads share the call, whose first slot counts the blocks that are claimed."""
         step = CLAIM // columns or 1
         slots = self.layout.pack(0, rows, columns, elements, step, *places, *[numbers[i] for i in self.numbers])
-        call = self.buffer.from_buffer(bytearray(slots))
+        call = self.buffer.from_buffer_copy(slots)
         size = self.scratch * (columns + self.padding)
 
         def work() -> None:
@@ -145,9 +145,14 @@ class JitOps(NumpyOps):
         """As the generic body, compiled."""
         first: np.ndarray = guesses[0]
         shape, size = first.shape, first.size
-        given = [*guesses, *others]
-        arrays = () if rows else (*given, weight, *(out or ()))
-        flat = not rows and all(x.shape == shape and x.flags.c_contiguous for x in arrays if isinstance(x, np.ndarray))
+        given = [*guesses, *others, weight]
+        flat = not rows
+        for x in () if rows else (*given, *(out or ())):
+            if isinstance(x, np.ndarray) and not (x.shape == shape and x.flags.c_contiguous) and x.size != 1:
+                flat = False
+        if len(shape) == 1 and not flat and not rows:  # one row would be one thread's
+            given = [x if _flat(x, shape) else np.ascontiguousarray(np.broadcast_to(x, shape)) for x in given]
+            flat = True
         columns = min(size, COLUMNS) if flat else shape[-1] if shape else 1
         count = -(-size // columns) if columns else 0
         numbers: dict[int, float] = {}
@@ -158,15 +163,17 @@ class JitOps(NumpyOps):
         def lay(x: Any, place: int) -> Any:
             """What the kernel is compiled for; where the data lies goes into `places`, or a number into `numbers`."""
             nonlocal readable
+            if x is None:
+                return None
             if not isinstance(x, np.ndarray):
-                if isinstance(x, float):
-                    numbers[place] = x
+                if isinstance(x, (float, np.floating)):
+                    numbers[place] = float(x)
                     return float
                 return x
-            rank, x, stride = (ELEMENT, x, columns * x.itemsize) if flat else _laid(x, rows, shape, count, columns)
-            if rank == NUMBER:
+            if not rows and x.size == 1:
                 numbers[place] = float(x.reshape(()))
                 return float
+            rank, x, stride = (ELEMENT, x, columns * x.itemsize) if flat else _laid(x, rows, shape, count, columns)
             item = _described(x.dtype, rank)
             readable = readable and item is not None
             used.append(x)
@@ -174,13 +181,16 @@ class JitOps(NumpyOps):
             places.append(stride)
             return item
 
-        described = [lay(x, i) for i, x in enumerate(given)] if readable else []
+        described = [lay(x, i) for i, x in enumerate(given[:-1])] if readable else []
         described.extend(static)
         numbers[len(described)] = float(scale)
-        weighs = None if weight is None or not readable else lay(weight, len(described) + 1)
+        weighs = None if weight is None or not readable else lay(given[-1], len(described) + 1)
         grads, targets = None, []
         if out is not None:
-            targets = [x if flat or x.ndim == 2 and _row_contiguous(x) else np.empty(shape, x.dtype) for x in out]
+            targets = [
+                x if (_flat(x, shape) if flat else x.ndim == 2 and _row_contiguous(x)) else np.empty(shape, x.dtype)
+                for x in out
+            ]
             for x in targets:
                 places.append(_address(x))
                 places.append(x.strides[0] if x.ndim == 2 and not flat else columns * x.itemsize)
@@ -272,6 +282,11 @@ def _outside(xp: Any, x: Any, domain: Any) -> tuple[Any, ...]:
     return (xp.where(domain.holds(x), 0.0, 1.0),)
 
 
+def _flat(x: Any, shape: tuple[int, ...]) -> bool:
+    """Whether something lies in memory as a contiguous array of this shape does, or is one number."""
+    return not isinstance(x, np.ndarray) or x.size == 1 or x.shape == shape and x.flags.c_contiguous
+
+
 def _row_contiguous(x: np.ndarray) -> bool:
     return x.ndim > 0 and (x.strides[-1] == x.itemsize or x.shape[-1] == 1)
 
@@ -284,8 +299,6 @@ def _laid(x: np.ndarray, rows: bool, shape: tuple[int, ...], count: int, columns
         if not _row_contiguous(x):
             x = np.ascontiguousarray(x)
         return ELEMENT, x, 0 if len(x) == 1 else x.strides[0]
-    if x.size == 1:
-        return NUMBER, x, 0
     x = np.broadcast_to(x, shape)
     if x.strides[-1] == 0 and columns > 1:
         x = x[..., :1].reshape(count)
