@@ -1,0 +1,496 @@
+"""Compiled code among threads, forks, processes, environments and on a disk that breaks."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import each, leaves
+from table import ROWS, Row
+
+import lossreg
+from lossreg.ops import get_ops
+
+pytest.importorskip("llvmlite", "0.45", reason="llvmlite is not installed: pip install 'lossreg[jit]'")
+from lossreg.jit import engine, pool
+
+set_num_threads = lossreg.set_num_threads
+LARGE = 40_000
+"""Elements of more than two claims: the work of several threads."""
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Every test begins with 3 threads, whatever this machine has."""
+    before = pool.get_num_threads()
+    set_num_threads(3)
+    with lossreg.use_ops("numba"), np.errstate(all="ignore"):
+        yield
+    set_num_threads(before)
+
+
+def bug(value: Any, what: str) -> Any:
+    """A case that fails, and why; once it passes, the test says that it is no longer one."""
+    return pytest.param(value, marks=pytest.mark.xfail(reason=what, strict=True))
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in zip(leaves(a), leaves(b), strict=True))
+
+
+# Threads of ours
+
+
+def several_claims(row: Row, rng: Any) -> Any:
+    small, _ = row.sample(rng, 8)
+    if row.coupled or "CTC" in row.name:
+        return row.sample(rng, 60)
+    return row.sample(rng, 8 * LARGE // max(1, sum(x.size for x in leaves(small))))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_the_same_bits_from_any_number_of_threads(row: Row, rng: Any) -> None:
+    loss, results = row.make(), []
+    guesses, truths = several_claims(row, rng)
+    guesses = each(lambda x: x.astype(np.float32), guesses)
+    for count in (1, 2, 7):
+        set_num_threads(count)
+        results.append((loss(guesses, truths), loss.get_loss(guesses, truths)))
+        if not row.thinc:
+            results[-1] += (loss.get_values(guesses, truths),)
+    assert all(same_bits(result, results[0]) for result in results[1:])
+
+
+def data(n: int = 3 * LARGE, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=n), rng.normal(size=n)
+
+
+def test_threads_do_take_part() -> None:
+    """Each of three threads waits for the other two."""
+    meet = threading.Barrier(3)
+    pool.run_everywhere(lambda: meet.wait(30) and None, 3)
+    seen = set()
+    pool.run_everywhere(lambda: seen.add(threading.get_ident()), 1)
+    assert seen == {threading.get_ident()}
+
+
+def test_run_everywhere_returns_when_every_run_has_ended() -> None:
+    running = []
+
+    def work() -> None:
+        running.append(1)
+        time.sleep(0.0 if threading.current_thread() is threading.main_thread() else 0.1)
+        running.pop()
+
+    for _ in range(3):
+        pool.run_everywhere(work, 3)
+        assert not running
+
+
+@pytest.mark.parametrize("where", ["caller", "helper"])
+def test_an_error_of_a_run_comes_out_when_all_have_ended(where: str) -> None:
+    meet, ended = threading.Barrier(3), []
+
+    def work() -> None:
+        meet.wait(30)
+        if (threading.current_thread() is threading.main_thread()) == (where == "caller"):
+            raise MemoryError(where)
+        time.sleep(0.05)
+        ended.append(1)
+
+    with pytest.raises(MemoryError, match=where):
+        pool.run_everywhere(work, 3)
+    assert len(ended) == (2 if where == "caller" else 1)
+    x, t = data()
+    assert lossreg.MeanSquaredError().get_loss(x, t) == pytest.approx(np.mean((x - t) ** 2))
+
+
+@pytest.mark.xfail(reason="a helper that has started is not waited for when the next cannot start", strict=True)
+def test_threads_that_cannot_start(monkeypatch: Any) -> None:
+    """As when a process has all the threads it may have: those that did start are waited for."""
+    start, started, running = threading.Thread.start, [], []
+
+    def start_once(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    def work() -> None:
+        running.append(1)
+        time.sleep(0.05 if threading.current_thread() is threading.main_thread() else 0.3)
+        running.pop()
+
+    monkeypatch.setattr(threading.Thread, "start", start_once)
+    pool.run_everywhere(work, 3)
+    assert not running
+
+
+@pytest.mark.parametrize("count", [0, -1, True, 2.0, "2", None])
+def test_a_wrong_number_of_threads(count: Any) -> None:
+    with pytest.raises(ValueError, match=r"set_num_threads: expected a whole number of at least 1, got"):
+        set_num_threads(count)
+    assert pool.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(
+    "ours, openmp, expected",
+    [("3", None, 3), (None, "5", 5), ("3", "5", 3), ("", "5", 5), (None, "no", None), (None, "0", None)],
+)
+def test_number_of_threads_of_the_environment(ours: Any, openmp: Any, expected: Any, monkeypatch: Any) -> None:
+    for name, value in (("LOSSREG_NUM_THREADS", ours), ("OMP_NUM_THREADS", openmp)):
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    monkeypatch.setattr(pool._pool, "count", None)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert pool.get_num_threads() == (expected or cores)
+
+
+@pytest.mark.parametrize("wrong", ["0", "-2", "two", "1.5"])
+def test_wrong_number_of_threads_of_the_environment(wrong: str, monkeypatch: Any) -> None:
+    monkeypatch.setenv("LOSSREG_NUM_THREADS", wrong)
+    monkeypatch.setattr(pool._pool, "count", None)
+    with pytest.raises(ValueError, match=f"LOSSREG_NUM_THREADS: expected a whole number of at least 1, got '{wrong}'"):
+        lossreg.MeanSquaredError().get_loss(*data())
+
+
+# Threads of the caller's
+
+
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
+    """Results of calls in a thread each; a deadlock fails."""
+    results: list[Any] = [None] * len(calls)
+
+    def run(i: int) -> None:
+        results[i] = calls[i]()
+
+    contexts = [contextvars.copy_context() for _ in calls]
+    callers = [threading.Thread(target=c.run, args=(run, i), daemon=True) for i, c in enumerate(contexts)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60)
+    assert not any(caller.is_alive() for caller in callers)
+    return results
+
+
+def test_many_threads_at_once() -> None:
+    calculators = [lossreg.MeanSquaredError(), lossreg.Huber(delta=0.3), lossreg.SmoothL1(reduction="sum")]
+    cases = [(loss, *data(n, n)) for loss in calculators for n in (5, 1000, LARGE, 3 * LARGE)]
+    wanted = [loss(x, t) for loss, x, t in cases]
+    for found in at_once(*[lambda: [loss(x, t) for loss, x, t in cases * 4]] * 12):
+        assert same_bits(found, wanted * 4)
+
+
+def test_the_number_of_threads_may_change_meanwhile() -> None:
+    x, t = data()
+    loss, end = lossreg.Huber(), threading.Event()
+    wanted = loss(x, t)
+
+    def call() -> bool:
+        found = True
+        while not end.is_set():
+            found &= same_bits(loss(x, t), wanted)
+        return found
+
+    def change() -> bool:
+        for i in range(200):
+            set_num_threads(1 + i % 5)
+        end.set()
+        return True
+
+    assert at_once(call, call, call, call, change) == [True] * 5
+
+
+def test_a_formula_is_compiled_by_several_threads_at_once() -> None:
+    def fresh(xp: Any, x: Any) -> Any:
+        return xp.exp(x) * 1.0625 - x, x
+
+    x, meet, ops = np.linspace(-2.0, 2.0, 9), threading.Barrier(8), get_ops("numba")
+
+    def call() -> Any:
+        meet.wait(30)
+        return ops.run(fresh, [x], (), None, 1.0, rows=False, values=True, total=False, out=None)[0]
+
+    for found in at_once(*[call] * 8):
+        np.testing.assert_allclose(found, np.exp(x) * 1.0625 - x, rtol=1e-14)
+
+
+# Processes
+
+SETUP = """
+import atexit, os, signal, sys, threading, numpy as np, lossreg
+loss, rng = lossreg.Huber(), np.random.default_rng(0)
+x, t = rng.normal(size=120_000), rng.normal(size=120_000)
+r = np.clip(x - t, -1, 1)
+def right(): return bool(np.isclose(loss.get_loss(x, t), np.mean(r * (x - t - 0.5 * r)), rtol=1e-12))
+"""
+
+
+def python(code: str, setup: str = SETUP, **environment: Any) -> str:
+    """What a script prints in a process of its own, with three threads."""
+    env = {**os.environ, "LOSSREG_JIT": "1", "LOSSREG_NUM_THREADS": "3"}
+    env = {name: value for name, value in {**env, **environment}.items() if value is not None}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", setup + code],
+        capture_output=True, text=True, timeout=60, env=env,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    return done.stdout.strip()
+
+
+def test_small_work_starts_no_thread_and_large_work_those_it_may() -> None:
+    code = """
+loss(x[:30_000], t[:30_000])
+small = threading.active_count()
+loss(x, t)
+print(small, threading.active_count() in (2, 3))  # the first helper may be ready again for the second task
+"""
+    assert python(code) == "1 True"
+
+
+FORK = """
+assert right() and threading.active_count() > 1
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    sys.exit(0 if right() and right() and threading.active_count() > 1 else 3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), right())
+"""
+FORK_DURING_CALLS = """
+right()
+end = threading.Event()
+def call():
+    while not end.is_set(): right()
+callers = [threading.Thread(target=call) for _ in range(3)]
+for caller in callers: caller.start()
+codes = []
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        os._exit(0 if right() else 3)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+end.set()
+for caller in callers: caller.join()
+print(max(codes), right())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("code", [FORK, FORK_DURING_CALLS], ids=["after calls", "during calls"])
+def test_a_forked_child_has_threads_of_its_own(code: str) -> None:
+    assert python(code) == "0 True"
+
+
+@pytest.mark.parametrize("used", [True, bug(False, "the pool cannot be made while the interpreter ends")])
+def test_calls_while_the_interpreter_ends(used: bool) -> None:
+    """In an exit handler, and in a thread that outlives the main one, no new threads can be had."""
+    code = f"""
+if {used}: right()
+def late():
+    threading.main_thread().join()
+    print(right(), flush=True)
+atexit.register(lambda: print(right(), flush=True))
+threading.Thread(target=late).start()
+"""
+    assert python(code) == "True\nTrue"
+
+
+POOL = """
+from concurrent.futures import ProcessPoolExecutor
+import multiprocessing
+if __name__ == "__main__":
+    right()
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("{how}")) as workers:
+        found = [workers.submit(loss, x, t) for _ in range(4)]
+        print(all(np.array_equal(f.result(50)[0], loss(x, t)[0]) for f in found))
+"""
+
+
+@pytest.mark.parametrize("how", ["fork", "spawn", "forkserver"])
+def test_workers_of_a_process_pool(how: str) -> None:
+    import multiprocessing
+
+    if how not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system has no {how}")
+    assert python(POOL.format(how=how)) == "True"
+
+
+def test_workers_of_joblib_share_the_cores() -> None:
+    pytest.importorskip("joblib", reason="joblib is not installed")
+    code = """
+from joblib import Parallel, delayed, parallel_config
+from lossreg.jit.pool import get_num_threads
+right()
+with parallel_config("loky", n_jobs=2, inner_max_num_threads=2):
+    found = Parallel()(delayed(loss)(x, t) for _ in range(4))
+    counts = set(Parallel()(delayed(get_num_threads)() for _ in range(2)))
+print(all(np.array_equal(grad, loss.get_grad(x, t)) for grad, _ in found), counts)
+"""
+    assert python(code, LOSSREG_NUM_THREADS=None) == "True {2}"
+
+
+# The environment
+
+
+@pytest.mark.parametrize("wanted, name", [("0", "numpy"), ("1", "numba"), (None, "numba")])
+def test_the_environment_chooses_the_backend(wanted: Any, name: str) -> None:
+    code = """
+print(loss.get_loss(x, t) > 0, lossreg.get_ops(x).name, lossreg.get_ops().name, "llvmlite" in sys.modules)
+"""
+    assert python(code, LOSSREG_JIT=wanted) == f"True {name} {name} {name == 'numba'}"
+
+
+def test_a_wrong_choice_of_the_backend() -> None:
+    code = """
+try:
+    right()
+except ValueError as error:
+    print(error)
+"""
+    assert python(code, LOSSREG_JIT="2") == "LOSSREG_JIT: expected 0 or 1, got '2'."
+
+
+@pytest.mark.parametrize(
+    "version, name", [("0.44.1", "numpy"), ("0.45.0rc1", "numba"), ("0.100.0", "numba"), ("1.0.0", "numba")]
+)
+def test_an_old_compiler_is_not_used(version: str, name: str) -> None:
+    code = f"""
+import importlib.metadata
+importlib.metadata.version = lambda package: "{version}"
+print(right(), lossreg.get_ops(x).name)
+try:
+    lossreg.get_ops("numba")
+except ImportError as error:
+    print(error)
+"""
+    says = "llvmlite 0.45 or newer is not installed: python -m pip install 'lossreg[jit]'"
+    assert python(code) == f"True {name}" + (f"\n{says}" if name == "numpy" else "")
+
+
+def test_import_loads_no_compiler() -> None:
+    assert python("print([m for m in ('llvmlite', 'numba', 'concurrent.futures') if m in sys.modules])") == "[]"
+
+
+# Machine code on disk
+
+COUNTED = """
+import llvmlite.binding as llvm
+parse, compiled = llvm.parse_assembly, []
+llvm.parse_assembly = lambda text, *rest: ("define" in text and compiled.append(1), parse(text, *rest))[1]
+print(right(), bool(compiled))
+"""
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: Any) -> Path:
+    """A folder to which one process has written its machine code."""
+    folder: Path = tmp_path_factory.mktemp("cache") / "new" / "folder"
+    assert python(COUNTED, LOSSREG_CACHE_DIR=str(folder)) == "True True"
+    return folder
+
+
+@pytest.fixture
+def cache(written: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(written, tmp_path / "cache")
+
+
+def test_a_second_process_compiles_nothing(written: Path) -> None:
+    before = sorted(written.iterdir())
+    assert before
+    assert python(COUNTED, LOSSREG_CACHE_DIR=str(written)) == "True False"
+    assert sorted(written.iterdir()) == before
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda code: b"",
+    "cut in half": lambda code: code[: len(code) // 2],
+    "without its end": lambda code: code[:-16],
+    "zeros": lambda code: bytes(len(code)),
+    "noise": lambda code: np.random.default_rng(0).bytes(len(code)),
+    "one bit": lambda code: code[:200] + bytes([code[200] ^ 1]) + code[201:],
+    "text": lambda code: b"no machine code\n",
+    "too long": lambda code: code + code,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_files_are_compiled_again(damage: str, cache: Path) -> None:
+    for path in cache.iterdir():
+        path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    assert python(COUNTED, LOSSREG_CACHE_DIR=str(cache)) == "True True"
+    assert python(COUNTED, LOSSREG_CACHE_DIR=str(cache)) == "True False"
+
+
+def test_an_unreadable_file_is_compiled_again(cache: Path) -> None:
+    for path in list(cache.iterdir()):
+        path.unlink()
+        path.mkdir()
+    assert python(COUNTED, LOSSREG_CACHE_DIR=str(cache)) == "True True"
+
+
+def test_the_folder_of_the_users_cache(tmp_path: Path) -> None:
+    places = dict(LOSSREG_CACHE_DIR=None, LOCALAPPDATA=None, XDG_CACHE_HOME=str(tmp_path))
+    assert python(COUNTED, **places) == "True True"
+    assert [path.name for path in tmp_path.iterdir()] == ["lossreg"]
+    assert python(COUNTED, **places) == "True False"
+    if os.name == "posix":
+        assert (tmp_path / "lossreg").stat().st_mode & 0o777 == 0o700
+    assert {path.suffix for path in (tmp_path / "lossreg").iterdir()} == {".o"}  # no temporary file is left
+
+
+def test_without_a_folder_everything_works(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in ("", str(tmp_path / "file"), str(tmp_path / "file" / "below")):
+        assert python(COUNTED, LOSSREG_CACHE_DIR=folder) == "True True"
+
+
+def test_a_folder_that_is_read_only(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir(mode=0o500)
+    cache.chmod(0o500)
+    if os.access(cache, os.W_OK):
+        pytest.skip("this user may write everywhere")
+    for folder in (cache, tmp_path / "empty"):
+        before = list(folder.iterdir())
+        assert python(COUNTED, LOSSREG_CACHE_DIR=str(folder)).startswith("True")
+        assert list(folder.iterdir()) == before
+
+
+HOMELESS = """
+import pwd
+def unknown(uid): raise KeyError(uid)
+pwd.getpwuid = unknown
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="homes of POSIX")
+@pytest.mark.parametrize(
+    "folder", [bug(folder, "the home is asked for where none is needed") for folder in (None, "given")]
+)
+def test_a_user_without_a_home(folder: Any, tmp_path: Path) -> None:
+    """As in a container that runs under a number."""
+    given = None if folder is None else str(tmp_path / folder)
+    places = dict(LOSSREG_CACHE_DIR=given, HOME=None, XDG_CACHE_HOME=None, LOCALAPPDATA=None)
+    assert python(HOMELESS + COUNTED, **places) == "True True"
+
+
+@pytest.mark.xfail(reason="a temporary file is left", strict=True)
+def test_a_full_disk_costs_a_message(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engine.os, "replace", full)
+    engine._write(tmp_path / "code.o", b"code")
+    assert "lossreg: cannot keep compiled code in" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "what was begun is removed"
