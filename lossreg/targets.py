@@ -94,8 +94,12 @@ class Targets:
         """The weight of each row: the mean over its candidate set, so that of the class for a single label."""
         if not self.has_sets:
             return class_weight[self.ids]
-        members = self.members(len(class_weight))
-        return self.ops.xp.sum(self.ops.xp.where(members, class_weight, 0), axis=1) / self.ops.xp.sum(members, axis=1)
+        xp, classes, found = self.ops.xp, len(class_weight), []
+        step = max(1, 2**22 // classes)  # rows at a time: all (N, C) need not fit in memory
+        for start in range(0, len(self) or 1, step):
+            members = self[start : start + step].members(classes)
+            found.append(xp.sum(xp.where(members, class_weight, 0), axis=1) / xp.sum(members, axis=1))
+        return xp.concatenate(found)
 
     def dense(self, classes: int, dtype: Any) -> Array:
         """One row of probabilities each: the given rows, or all on the single label."""

@@ -12,6 +12,7 @@ from support import assert_same, count, each, item_mask, leaves
 from table import ROWS, TRUE_ROWS, Row
 
 import lossreg
+from lossreg.losses import linear
 
 
 @pytest.fixture
@@ -74,6 +75,41 @@ def test_masks_weights_and_states_stay_on_the_device(row: Row, reduction: Any, c
         state = loss.get_state(d_guesses, d_truths, **d_masks)
         merged = state.merge(state).merge(loss.empty())
         assert_same(to_host(merged.compute()), 2 * expected[1] if reduction == "sum" else expected[1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("sizes", [(1, 1), (2**26, 2**23)])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "batch_mean", "weighted_mean"])
+def test_a_linear_layer_stays_on_the_device(
+    sizes: tuple[int, int], reduction: Any, dtype: Any, cupy: Any, rng: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "BLOCK", sizes[0])
+    monkeypatch.setattr(linear, "TILE", sizes[1])
+    guesses = tuple(rng.normal(size=shape).astype(dtype) for shape in ((7, 3), (5, 3), (5,)))
+    ids, rows, mask = rng.integers(0, 5, 7), rng.dirichlet(np.ones(5), 7), {"mask": np.arange(7) % 3 > 0}
+    d_guesses = to_device(cupy, guesses)
+    d_mask = {name: cupy.asarray(value) for name, value in mask.items()}
+    rtol = {2: 1e-2, 4: 1e-5, 8: 1e-12}[np.dtype(dtype).itemsize]
+    for options, truths in (
+        (dict(label_smoothing=0.1, class_weight=[1.0, 2.0, 0.5, 0.0, 1.0]), ids),
+        (dict(softcap=2.0, z_loss=0.1), ids),
+        (dict(softcap=2.0), rows),
+        (dict(class_weight=[1.0, 2.0, 0.5, 0.0, 1.0]), [0, None, {1, 2}, {3}, 4, 0, {0, 1}]),
+    ):
+        loss = lossreg.LinearCrossEntropy(reduction=reduction, **options)
+        d_truths = to_device(cupy, truths)
+        out = to_device(cupy, each(np.empty_like, guesses))
+        for call, d_call in (({}, {}), (mask, d_mask), (mask, {**d_mask, "out": out})):
+            grads, value = loss(d_guesses, d_truths, **d_call)
+            assert all(type(part) is cupy.ndarray for part in (*grads, value))
+            assert_same(to_host((grads, value)), loss(guesses, truths, **call), rtol=rtol, atol=rtol * 0.1)
+        assert all(a is b for a, b in zip(grads, out, strict=True))
+        empty = ((d_guesses[0][:0], *d_guesses[1:]), [])
+        assert not any(np.any(part) for part in leaves(to_host(loss(*empty))))
+        if reduction != "none":
+            state = loss.get_state(d_guesses, d_truths, **d_mask)
+            assert_same(to_host(state.compute()), loss.get_loss(guesses, truths, **mask), rtol=rtol)
+            assert type(loss.get_state(*empty).total) is cupy.ndarray
 
 
 def test_full_validation_reads_once_and_says_what_is_wrong(cupy: Any) -> None:

@@ -127,15 +127,15 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
         if not self.check_finite:
             return super().compute(batch, truths, weights, wanted, out)
         values, total = super().compute(batch, truths, weights, replace(wanted, values=True), out)
-        check_finite(batch, values, None if out is None else out[0])
+        check_finite(batch, {"loss": values, "gradient": None if out is None else out[0]})
         return values if wanted.values else None, total
 
 
-def check_finite(batch: Batch, values: Array | None, grad: Array | None) -> None:
-    """Both are 0 where a row has no weight."""
-    for what, found in (("loss", values), ("gradient", grad)):
+def check_finite(batch: Batch, results: dict[str, Array | None]) -> None:
+    """Raise unless all are finite. They are 0 where a row has no weight."""
+    for what, found in results.items():
         if found is not None:
-            bad = np.flatnonzero(on_host(~batch.ops.xp.isfinite(found).all(axis=1)))
+            bad = np.flatnonzero(on_host(~batch.ops.xp.isfinite(found.reshape(len(found), -1)).all(axis=1)))
             if len(bad):
                 rows = ", ".join(batch.place(int(row)) for row in bad[:5])
                 rows += f" and {len(bad) - 5} more" if len(bad) > 5 else ""

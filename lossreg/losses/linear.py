@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 from annotated_types import Ge, Gt
 
 from ..arrays import Batch
@@ -45,7 +46,7 @@ class _LinearBatch(Batch):
 
 
 class LogitOptions(Configurable):
-    """softcap: logits become softcap * tanh(logits / softcap).   z_loss: factor of the square of log sum exp."""
+    """What is done to logits before their cross-entropy, and what is added to it."""
 
     softcap: Annotated[float, Gt(0)] | None = None
     z_loss: Annotated[float, Ge(0)] = 0.0
@@ -60,15 +61,17 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
         slope in x = G W,   in W = G^T x,   in bias = sum over rows of G,   with G the slopes in z
 
     Three products of matrices, as many as the layer itself takes forward and back. Beyond the gradients it needs 64 MB
-    of logits and 8 MB of a part of the weight's gradient.
+    of logits and 8 MB of a part of the weight's gradient; on a GPU, where formulas are not compiled, a few times that;
+    and for half precision the weight and the gradients of weight and bias in float32.
     Shapes: guesses (x, weight) or (x, weight, bias), x (N, D), weight (C, D), bias (C,); grads as the guesses; truths
     (N,) and all options as `CrossEntropy` has them.   Gradient with respect to: x, weight and bias.
     Errors: as CrossEntropy; ValueError for shapes that do not fit each other.
-    Source: the idea is in Wijmans et al. (2024), "Cut your losses in large-vocabulary language models",
-    arXiv:2411.09009; softcap as in Gemma 2, arXiv:2408.00118; z_loss as in PaLM, arXiv:2204.02311.
+    Source: same numbers as torch.nn.functional.linear_cross_entropy; the idea is in Wijmans et al. (2024), "Cut your
+    losses in large-vocabulary language models", arXiv:2411.09009; softcap as in Gemma 2, arXiv:2408.00118; z_loss as in
+    PaLM, arXiv:2204.02311.
 
-    softcap, z_loss: as above.   class_weight, ignore_index, label_smoothing, per_token, check_finite, names,
-    missing_value, neg_prefix: as in `CrossEntropy`.
+    softcap: bound of the logits, None for no bound.   z_loss: factor of the square of log sum exp.   class_weight,
+    ignore_index, label_smoothing, per_token, check_finite, names, missing_value, neg_prefix: as in `CrossEntropy`.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("x", "weight")
@@ -78,9 +81,12 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
         name = type(self).__name__
         if not isinstance(guesses, tuple) or len(guesses) not in (2, 3):
             raise fail(name, "guesses", "to be a tuple (x, weight) or (x, weight, bias)", describe(guesses))
+        for array in guesses:
+            if isinstance(array, list):
+                raise fail(name, "guesses", "to be arrays", describe(array))
         layer = Batch.read(name, guesses, ("x", "weight", "bias")[: len(guesses)], "elements")
         x, weight, *bias = layer.arrays
-        if layer.lengths is not None or x.ndim != 2 or weight.ndim != 2 or not weight.size:
+        if x.ndim != 2 or weight.ndim != 2 or not weight.size:
             expected = "arrays of shape (N, D) and (C, D) with C, D >= 1"
             raise fail(name, "x and weight", expected, f"{describe(guesses[0])} and {describe(guesses[1])}")
         check_shape(name, "weight", weight, (len(weight), x.shape[1]), "x along the last axis")
@@ -106,6 +112,7 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
             value, slope = value + z * log_sum * log_sum, slope + e * (2.0 * z * log_sum / (1.0 + rest))
         return value, slope * curve
 
+    @np.errstate(all="ignore")
     def compute(
         self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
@@ -123,10 +130,13 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
         for array in sums:
             array[...] = 0
         values: list[Array] = []
-        total: Any = 0.0
+        total: Any = xp.zeros(())
         for start in range(0, n, step):
             block = slice(start, start + step)
             rows, logits = x[block].astype(dtype, copy=False), buffer[: min(step, n - start)]
+            kept = None if items is None else (items[block] != 0)[:, None]
+            if kept is not None:  # their slopes are 0, but 0 times what they hold need not be
+                rows = xp.where(kept, rows, dtype.type(0))
             xp.matmul(rows, weight.T, out=logits)
             counted = None if truths.counted is None else truths.counted[block]
             found, sum_ = ops.run(
@@ -143,7 +153,8 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
             values += [] if found is None else [found]
             total = total + sum_ if wanted.total else None
             if out is not None:
-                out[0][block] = xp.matmul(logits, weight)
+                slopes = xp.matmul(logits, weight)
+                out[0][block] = slopes if kept is None else xp.where(kept, slopes, dtype.type(0))
                 tile = max(1, TILE // (rows.shape[1] * dtype.itemsize))
                 for first in range(0, classes, tile):
                     sums[0][first : first + tile] += xp.matmul(logits[:, first : first + tile].T, rows)
@@ -154,5 +165,6 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
                 target[...] = array
         joined = xp.concatenate(values) if values else xp.zeros((n, 1), dtype)
         if self.check_finite:
-            check_finite(batch, joined, None if out is None else out[0])
+            names = ("gradient", "gradient in weight", "gradient in bias")
+            check_finite(batch, {"loss": joined, **dict(zip(names, out or ()))})
         return joined if wanted.values else None, total
