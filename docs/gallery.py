@@ -188,6 +188,7 @@ PROBABILITY = elements(0.005, 0.995)
 PAIR = turn(lambda c, s: (np.array([[c, s]]), np.array([[1.0, 0.0]])), 0, np.pi)
 PLANE = vary(lambda x: (np.array([[x, 0.5]]), np.zeros((1, 2))), -2, 2)
 TRIPLET = vary(lambda x: (np.array([[x, 0.5]]), np.zeros((1, 2)), np.array([[2.0, 0.0]])), -2, 3)
+LAYER = vary(lambda x: (np.array([[x]]), np.array([[1.0], [0.0], [-1.0]])), -5, 5)
 LOGIT_OF_SEQUENCES = under(softmax, lambda x: [np.array([[x, 0.0, 0.0]]), 30 * RIGHT], -5.5, 5.5)
 
 
@@ -293,6 +294,15 @@ PICTURES: dict[str, Picture] = {
             Curve('{"cat", "dog"}', vary(row(0, 0), -5, 5), [{"cat", "dog"}], PETS),
             Curve('"!cat"', vary(row(0, 0), -5, 5), ["!cat"], PETS),
         ],
+    ),
+    "LinearCrossEntropy": Picture(
+        "x, where the weights of 3 classes are 1, 0 and -1",
+        [
+            Curve("truth 0", LAYER, [0]),
+            Curve("softcap = 1.5", LAYER, [0], dict(softcap=1.5)),
+            Curve("softcap = 1.5, z_loss = 0.2", LAYER, [0], dict(softcap=1.5, z_loss=0.2)),
+        ],
+        note="The logits are x, 0 and -x. The gradient is that of x; weight and bias have theirs.",
     ),
     "NLL": Picture(
         "log-probability of the truth",
@@ -536,6 +546,7 @@ TWINS: dict[str, dict[str, str]] = {
         "optax.losses.softmax_cross_entropy": "for rows of probabilities",
         "optax.losses.softmax_cross_entropy_with_integer_labels": "for ids",
     },
+    "LinearCrossEntropy": {"torch.nn.functional.linear_cross_entropy": "without `softcap` and `z_loss`"},
     "NLL": {"torch.nn.NLLLoss": ""},
     "KLDivergence": {
         "torch.nn.KLDivLoss": "",

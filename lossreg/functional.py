@@ -52,9 +52,9 @@ def options(name: str) -> dict[str, Any]:
 def help(name: str | None = None) -> Any:
     """The table of the calculators that have an alias, or one row of it as a dict.
 
-    alias, name: of the calculator.   torch: the class of PyTorch with the same numbers.   result: "loss", or "values"
-    where nothing is reduced by default.   n, inputs: how many arrays a function takes at least, and what they are.
-    options: with their defaults.
+    alias, name: of the calculator.   torch: the class or function of PyTorch with the same numbers.   result: "loss",
+    or "values" where nothing is reduced by default.   n, inputs: how many arrays a function takes at least, and what
+    they are.   options: with their defaults.
     """
     if name is None:
         return Table([_row(alias) for alias in sorted(ALIASES)])
@@ -171,7 +171,7 @@ def _calculator(name: str) -> type[ReducedLoss]:
 
 def _row(alias: str) -> dict[str, Any]:
     cls = _calculator(alias)
-    twin = re.search(r"torch\.nn\.\w+", cls.__doc__ or "")
+    twin = re.search(r"torch\.nn\.[\w.]*\w", cls.__doc__ or "")
     inputs = (*cls.inputs, *cls.truth_inputs, *(("[weight]",) if cls.weight_input else ()))
     return {
         "alias": alias if alias in ALIASES else "",

@@ -176,7 +176,7 @@ neg_prefix = "!"
         "a.delta": "should be greater than 0, got -2",
         "a.dleta": "unknown option; did you mean 'delta'?",
         "b.@losses": "nothing is registered as 'CrossEntropi.v1'; did you mean 'CrossEntropy.v1'"
-        " or 'BinaryCrossEntropy.v1' or 'BinaryCrossEntropyWithLogits.v1'?",
+        " or 'LinearCrossEntropy.v1' or 'BinaryCrossEntropy.v1'?",
         "c.label_smoothing": "should be a valid number, got '0.1'",
         "c.reduction": "should be 'mean', 'sum', 'none', 'batch_mean' or 'weighted_mean', got 'average'",
         "c.class_weight.1": "should be greater than or equal to 0, got -1",

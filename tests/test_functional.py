@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def test_k_numbers_of_inputs() -> None:
     three = {
         row["alias"]: row["inputs"] for row in lossreg.help() if len(row["inputs"]) != 2 or "[weight]" in row["inputs"]
     }
-    assert set(three) == {"bce", "bcelogits", "cosineloss", "ctc", "margin", "triplet"}
+    assert set(three) == {"bce", "bcelogits", "cosineloss", "ctc", "linearce", "margin", "triplet"}
     assert len(three["ctc"]) == 4
 
 
@@ -199,11 +200,12 @@ def test_calls_with_masks_and_out() -> None:
     assert_same(functional.mse([np.array([1.0]), np.array([2.0, 3.0])], [[0.0], [0.0, 0.0]]), 14 / 3)
 
 
-def test_every_row_names_a_class_of_torch_that_exists() -> None:
+def test_every_row_names_what_torch_has() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     for row in lossreg.help():
-        assert bool(row["torch"]) == (row["alias"] in K_NAMES), row
-        assert not row["torch"] or hasattr(torch.nn, row["torch"].removeprefix("torch.nn.")), row
+        assert bool(row["torch"]) == (row["alias"] in [*K_NAMES, "linearce"]), row
+        if row["torch"] and (row["alias"] != "linearce" or hasattr(torch.nn, "LinearCrossEntropyLoss")):  # it is new
+            assert callable(attrgetter(row["torch"].removeprefix("torch."))(torch)), row
 
 
 def test_the_table_prints_in_a_terminal_and_in_a_notebook() -> None:
@@ -260,6 +262,7 @@ def test_what_is_wrong_is_said() -> None:
         ("hinge", "margin reduction"),
         ("huber", "delta reduction"),
         ("kl", "log_target reduction"),
+        ("linearce", "class_weight ignore_index label_smoothing reduction"),
         ("multimargin", "p margin class_weight reduction"),
         ("multilabel", "reduction"),
         ("multisoft", "class_weight reduction"),
