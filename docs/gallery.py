@@ -296,7 +296,7 @@ PICTURES: dict[str, Picture] = {
         ],
     ),
     "LinearCrossEntropy": Picture(
-        "x, where the weights of 3 classes are 1, 0 and -1",
+        "x (weights of 3 classes: 1, 0 and -1)",
         [
             Curve("truth 0", LAYER, [0]),
             Curve("softcap = 1.5", LAYER, [0], dict(softcap=1.5)),

@@ -70,8 +70,9 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
     losses in large-vocabulary language models", arXiv:2411.09009; softcap as in Gemma 2, arXiv:2408.00118; z_loss as in
     PaLM, arXiv:2204.02311.
 
-    softcap: bound of the logits, None for no bound.   z_loss: factor of the square of log sum exp.   class_weight,
-    ignore_index, label_smoothing, per_token, check_finite, names, missing_value, neg_prefix: as in `CrossEntropy`.
+    softcap: bound of the logits, None for no bound.   z_loss: factor of the square of log sum exp.
+    class_weight, ignore_index, label_smoothing, per_token, check_finite, names, missing_value, neg_prefix: as in
+    `CrossEntropy`.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("x", "weight")
