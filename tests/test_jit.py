@@ -53,11 +53,6 @@ def same_bits(a: Any, b: Any) -> None:
         assert x[~nan].tobytes() == y[~nan].tobytes()
 
 
-def bug(value: Any, what: str) -> Any:
-    """A case that fails, and why; once it passes, the test says that it is no longer one."""
-    return pytest.param(value, marks=pytest.mark.xfail(reason=what, strict=True))
-
-
 # 1. The math library
 
 
@@ -174,10 +169,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-LOST = "a constant or an option that is NaN is no NaN in maximum and minimum"
-
-
-@pytest.mark.parametrize("name", [bug(name, LOST) if "NaN" in name else name for name in OPERATORS])
+@pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_operators_are_those_of_numpy(name: str, dtype: str, option: float = 0.5) -> None:
     a, b = (x.ravel().astype(dtype) for x in np.meshgrid(SPECIAL, SPECIAL))
@@ -186,14 +178,7 @@ def test_operators_are_those_of_numpy(name: str, dtype: str, option: float = 0.5
         np.testing.assert_array_equal(got, want.astype(dtype))  # NumPy's own may have become float64
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        bug(name, LOST) if name.startswith("m") or "numbers" in name and "extremes" in name else name
-        for name in OPERATORS
-        if "option" in name or "numbers" in name
-    ],
-)
+@pytest.mark.parametrize("name", [name for name in OPERATORS if "option" in name or "numbers" in name])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_options_may_be_nan(name: str, dtype: str) -> None:
     test_operators_are_those_of_numpy(name, dtype, math.nan)
@@ -458,16 +443,7 @@ NARROW = [
 ]
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        bug(case, "float16 without F16C: a function that is not there is called")
-        if case == ("x86-64", "halves_are_read or truths")
-        else case
-        for case in NARROW
-    ],
-    ids="-".join,
-)
+@pytest.mark.parametrize("case", NARROW, ids="-".join)
 def test_narrower_machines(case: tuple[str, str]) -> None:
     machine, tests = case
     here = llvm.get_host_cpu_features()
@@ -703,24 +679,7 @@ WRONG: dict[str, tuple[Callable[..., Any], str]] = {
 }  # fmt: skip
 
 
-UNSEEN = {
-    "a mean of NumPy": "NumPy makes an array of the symbol, whose mean is the symbol itself: wrong numbers",
-    "a product of NumPy": "as for the mean: wrong numbers",
-    "where of NumPy": "says nothing of the formula",
-    "too many arguments": "says nothing of the formula",
-    "too few arguments": "IndexError",
-    "a function of rows": "sums the blocks of 1024 elements that a flat array is cut into: wrong numbers",
-    "no tuple": "says nothing of the formula",
-    "no slope": "says nothing of the formula",
-    "a value for each element": "stores one of the elements: wrong numbers",
-}
-
-
-def with_bugs(cases: dict[str, Any]) -> list[Any]:
-    return [bug(name, UNSEEN[name]) if name in UNSEEN else name for name in cases]
-
-
-@pytest.mark.parametrize("name", with_bugs(WRONG))
+@pytest.mark.parametrize("name", WRONG)
 def test_what_cannot_be_compiled_is_a_type_error(name: str) -> None:
     formula, message = WRONG[name]
     for _ in range(2):  # the failure is not kept as a kernel
@@ -735,7 +694,7 @@ WRONG_OF_ROWS: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", with_bugs(WRONG_OF_ROWS))
+@pytest.mark.parametrize("name", WRONG_OF_ROWS)
 def test_what_cannot_be_compiled_of_rows_is_a_type_error(name: str) -> None:
     with pytest.raises(TypeError, match="Cannot compile"):
         call(WRONG_OF_ROWS[name], np.zeros((3, 4)), np.zeros(3, int), rows=True)

@@ -39,11 +39,6 @@ def threads() -> Iterator[None]:
     set_num_threads(before)
 
 
-def bug(value: Any, what: str) -> Any:
-    """A case that fails, and why; once it passes, the test says that it is no longer one."""
-    return pytest.param(value, marks=pytest.mark.xfail(reason=what, strict=True))
-
-
 def same_bits(a: Any, b: Any) -> bool:
     return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in zip(leaves(a), leaves(b), strict=True))
 
@@ -116,7 +111,6 @@ def test_an_error_of_a_run_comes_out_when_all_have_ended(where: str) -> None:
     assert lossreg.MeanSquaredError().get_loss(x, t) == pytest.approx(np.mean((x - t) ** 2))
 
 
-@pytest.mark.xfail(reason="a helper that has started is not waited for when the next cannot start", strict=True)
 def test_threads_that_cannot_start(monkeypatch: Any) -> None:
     """As when a process has all the threads it may have: runs of those that did start are waited for."""
     start, started, running, begun = threading.Thread.start, [], [], []
@@ -311,7 +305,7 @@ end.set()
 caller.join()
 print(max(codes, key=abs), right())
 """
-FORKS = [FORK, FORK_DURING_CALLS, bug(FORK_DURING_COMPILATION, "llvmlite has a lock of its own, which nobody releases")]
+FORKS = [FORK, FORK_DURING_CALLS, FORK_DURING_COMPILATION]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -320,7 +314,7 @@ def test_a_forked_child_has_threads_of_its_own(code: str) -> None:
     assert python(code, LOSSREG_CACHE_DIR="") == "0 True"
 
 
-@pytest.mark.parametrize("used", [True, bug(False, "the pool cannot be made while the interpreter ends")])
+@pytest.mark.parametrize("used", [True, False])
 def test_calls_while_the_interpreter_ends(used: bool) -> None:
     """In an exit handler, and in a thread that outlives the main one, no new threads can be had."""
     code = f"""
@@ -509,9 +503,7 @@ pwd.getpwuid = unknown
 
 
 @pytest.mark.skipif(os.name != "posix", reason="homes of POSIX")
-@pytest.mark.parametrize(
-    "folder", [bug(folder, "the home is asked for where none is needed") for folder in (None, "given")]
-)
+@pytest.mark.parametrize("folder", [None, "given"])
 def test_a_user_without_a_home(folder: Any, tmp_path: Path) -> None:
     """As in a container that runs under a number."""
     given = None if folder is None else str(tmp_path / folder)
@@ -519,7 +511,6 @@ def test_a_user_without_a_home(folder: Any, tmp_path: Path) -> None:
     assert python(HOMELESS + COUNTED, **places) == "True True"
 
 
-@pytest.mark.xfail(reason="a temporary file is left", strict=True)
 def test_a_full_disk_costs_a_message(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     def full(*args: Any, **kwargs: Any) -> Any:
         raise OSError(28, "No space left on device")

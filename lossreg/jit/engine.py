@@ -7,6 +7,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import platform
 import sys
 import tempfile
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
-__all__ = ["cache_folder", "compiled", "vector_bytes"]
+__all__ = ["cache_folder", "compiled", "reads_halves", "vector_bytes"]
 
 
 @functools.cache
@@ -37,6 +38,13 @@ def vector_bytes() -> int:
 
 
 @functools.cache
+def reads_halves() -> bool:
+    """Whether this machine converts float16; a library function that code compiled here cannot reach does it else."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64", "i686", "x86")
+    return not x86 or bool(llvm.get_host_cpu_features().get("f16c"))
+
+
+@functools.cache
 def _engine() -> Any:
     return llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target())
 
@@ -47,32 +55,30 @@ def cache_folder() -> Path | None:
     given = os.environ.get("LOSSREG_CACHE_DIR")
     if given == "":
         return None
-    base = Path(os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(given) if given else base / "lossreg"
+    base = given or os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME")
+    try:
+        folder = Path(base or Path.home() / ".cache") / ("" if given else "lossreg")
+    except RuntimeError:  # a user without a home
+        return None
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder if folder.is_dir() else None
 
 
 _lock = threading.Lock()
+"""Held while something is compiled, and over a fork: a child could not take the locks of LLVM from a lost thread."""
+
 _functions: dict[str, Callable[[Any, Any], None]] = {}
 
-
-def _renew_lock() -> None:
-    """In a forked child nobody else holds the lock."""
-    global _lock
-    _lock = threading.Lock()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def compiled(text: str) -> Callable[[Any, Any], None]:
     """The function `run` of the text; calling it lets other Python threads run."""
-    machine = f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()} {llvm.llvm_version_info}"
-    name = hashlib.sha256(f"{machine}\n{text}".encode()).hexdigest()[:40]
     with _lock:
+        machine = f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()} {llvm.llvm_version_info}"
+        name = hashlib.sha256(f"{machine}\n{text}".encode()).hexdigest()[:40]
         if name not in _functions:
             _functions[name] = _loaded(name, text)
     return _functions[name]
@@ -118,9 +124,13 @@ def _write(path: Path, code: bytes) -> None:
     """All or nothing, also when other processes write the same; with a digest, so that damage is seen."""
     if not os.access(path.parent, os.W_OK):  # a cache that was prepared for reading
         return
+    written = None
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            written = Path(file.name)
             file.write(hashlib.sha256(code).digest() + code)
-        os.replace(file.name, path)
+        os.replace(written, path)
     except OSError as error:  # a full disk costs time at the next start, and nothing else
+        if written is not None:
+            written.unlink(missing_ok=True)
         print(f"lossreg: cannot keep compiled code in {path.parent}: {error}", file=sys.stderr)

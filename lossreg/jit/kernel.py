@@ -368,8 +368,8 @@ def operation(lanes: Lanes, x: Symbol, found: Sequence[str]) -> str:
     if op == "where":
         return lanes.where(found[0], found[1], found[2], lanes.bool if x.kind == "b" else "")
     if op in ("maximum", "minimum"):
-        sure = args[1].op in ("const", "number")
-        if not sure and args[0].op in ("const", "number"):
+        sure = args[1].op == "const" and args[1].args[0] == args[1].args[0]
+        if not sure and args[0].op == "const" and args[0].args[0] == args[0].args[0]:
             found, sure = found[::-1], True
         return lanes.extreme("ugt" if op == "maximum" else "ult", found[0], found[1], sure)
     if args[0].kind == "i":

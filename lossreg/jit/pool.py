@@ -17,7 +17,7 @@ __all__ = ["get_num_threads", "run_everywhere", "set_num_threads"]
 def _default() -> int:
     """$LOSSREG_NUM_THREADS; else $OMP_NUM_THREADS, which pools of processes set for their workers; else all cores."""
     for variable in ("LOSSREG_NUM_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(variable, "")
+        text = os.environ.get(variable, "").partition(",")[0]  # a list has one number for each level of nesting
         if text.isdecimal() and int(text) > 0:
             return int(text)
         if text and variable == "LOSSREG_NUM_THREADS":
@@ -64,23 +64,50 @@ def set_num_threads(count: int) -> None:
         _pool.executor, _pool.count = None, count
 
 
+class _Runs:
+    """Runs of a task: helpers begin while the caller's own lasts, and all that have begun are waited for."""
+
+    def __init__(self, task: Callable[[], None]) -> None:
+        self.task, self.changed, self.open, self.running = task, threading.Condition(), True, 0
+        self.errors: list[BaseException] = []
+
+    def help(self) -> None:
+        with self.changed:
+            if not self.open:
+                return
+            self.running += 1
+        try:
+            self.task()
+        except BaseException as error:
+            self.errors.append(error)
+        with self.changed:
+            self.running -= 1
+            self.changed.notify_all()
+
+    def end(self) -> None:
+        with self.changed:
+            self.open = False
+            while self.running:
+                self.changed.wait()
+        if self.errors:
+            raise self.errors[0]
+
+
 def run_everywhere(task: Callable[[], None], most: int) -> None:
     """Run a task on the caller's thread, and on up to `most` in all; return when every run has ended."""
-    import concurrent.futures
-
     helpers = min(most, get_num_threads()) - 1
-    futures: list[concurrent.futures.Future[None]] = []
+    runs = _Runs(task)
     if helpers > 0:
-        with _pool.lock:
+        with _pool.lock, contextlib.suppress(RuntimeError):  # no more threads, or the interpreter is shutting down
             if _pool.executor is None:
+                import concurrent.futures
+
                 _pool.executor = concurrent.futures.ThreadPoolExecutor(
                     max(1, get_num_threads() - 1), thread_name_prefix="lossreg"
                 )
-            with contextlib.suppress(RuntimeError):  # the interpreter is shutting down: the caller does all of it
-                futures = [_pool.executor.submit(task) for _ in range(helpers)]
+            for _ in range(helpers):
+                _pool.executor.submit(runs.help)
     try:
         task()
     finally:
-        for future in futures:
-            if not future.cancel():
-                future.result()
+        runs.end()

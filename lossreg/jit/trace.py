@@ -48,6 +48,9 @@ class Symbol:
     __lt__, __le__, __gt__, __ge__ = _binary("lt"), _binary("le"), _binary("gt"), _binary("ge")
     __eq__, __ne__ = _binary("eq"), _binary("ne")  # type: ignore[assignment]
 
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("functions of NumPy do not take symbols: take those of xp")
+
     def __bool__(self) -> bool:
         raise TypeError("a formula may not branch on its arrays or on float options: take xp.where")
 
@@ -102,7 +105,7 @@ class Graph:
     def as_bool(self, x: Symbol) -> Symbol:
         """Bools alone."""
         if x.kind != "b":
-            raise TypeError("expected bools on both sides of &, | and ^")
+            raise TypeError("expected bools as a condition and on both sides of &, | and ^")
         return x
 
     def call(self, op: str, *values: Any) -> Symbol:
@@ -153,30 +156,34 @@ class Graph:
         args = tuple(self.pick(arg, index) if isinstance(arg, Symbol) else arg for arg in x.args)
         return self.make(x.op, args, ROW, x.kind)
 
-    @property
-    def namespace(self) -> SimpleNamespace:
+    def namespace(self, rows: bool) -> SimpleNamespace:
         """What a formula gets as `xp`."""
-        functions: dict[str, Any] = {name: self._function(name) for name in (*LIBRARY, "abs", "maximum", "minimum")}
+        functions: dict[str, Any] = {name: self._unary(name) for name in (*LIBRARY, "abs", "isnan")}
         functions |= {
+            "maximum": lambda a, b: self.call("maximum", a, b),
+            "minimum": lambda a, b: self.call("minimum", a, b),
             "where": self.where,
-            "sign": self.sign,
-            "isnan": self._function("isnan"),
-            "isinf": lambda x: abs(x) == math.inf,
-            "row_sum": lambda x: self.reduce("row_sum", x),
-            "row_squares": lambda x: self.reduce("row_squares", x),
-            "row_max": lambda x: self.reduce("row_max", x),
-            "columns": lambda x: self.make("columns", (), ELEMENT, "i"),
-            "pick": self.pick,
+            "sign": lambda x: self.sign(self.lift(x)),
+            "isinf": lambda x: abs(self.lift(x)) == math.inf,
         }
-        assert set(functions) == {*FORMULA_FUNCTIONS, *ROW_FUNCTIONS}
+        assert set(functions) == set(FORMULA_FUNCTIONS)
+        if rows:
+            functions |= {
+                "row_sum": lambda x: self.reduce("row_sum", x),
+                "row_squares": lambda x: self.reduce("row_squares", x),
+                "row_max": lambda x: self.reduce("row_max", x),
+                "columns": lambda x: self.make("columns", (), ELEMENT, "i"),
+                "pick": self.pick,
+            }
+            assert set(functions) == {*FORMULA_FUNCTIONS, *ROW_FUNCTIONS}
         return SimpleNamespace(**functions)
 
-    def _function(self, op: str) -> Callable[..., Symbol]:
-        return lambda *args: self.call(op, *args)
+    def _unary(self, op: str) -> Callable[[Any], Symbol]:
+        return lambda x: self.call(op, x)
 
 
-def trace(formula: Callable[..., Sequence[Any]], arguments: Sequence[Any]) -> tuple[Graph, list[Symbol]]:
-    """The graph of a formula and what it returns.
+def trace(formula: Callable[..., Sequence[Any]], arguments: Sequence[Any], rows: bool) -> tuple[Graph, list[Symbol]]:
+    """The graph of a formula, of `rows` or of elements, and what it returns.
 
     An argument is (rank, kind) for an array, `float` for a number that may differ from call to call, and anything else
     for itself: bools, ints, texts and None are part of what is traced, so that a formula may branch on them.
@@ -188,11 +195,11 @@ def trace(formula: Callable[..., Sequence[Any]], arguments: Sequence[Any]) -> tu
         else:
             given.append(graph.make("number", (i,), NUMBER, "f") if argument is float else argument)
     try:
-        found = formula(graph.namespace, *given)
-    except (TypeError, AttributeError) as error:
+        found = [graph.as_float(x) for x in formula(graph.namespace(rows), *given)]
+    except (TypeError, AttributeError, ValueError) as error:
         name = getattr(formula, "__qualname__", repr(formula))
         raise TypeError(
             f"Cannot compile {name}: {error}. A formula may use arithmetic, comparisons and the functions of "
             'lossreg.ops.FORMULA_FUNCTIONS; lossreg.use_ops("numpy") runs it uncompiled.'
         ) from error
-    return graph, [graph.as_float(x) for x in found]
+    return graph, found

@@ -56,9 +56,9 @@ def _compiler_is_there() -> bool:
     """Whether llvmlite is installed, and new enough (other packages install older ones)."""
     try:
         version = importlib.metadata.version("llvmlite")
-    except importlib.metadata.PackageNotFoundError:
+        return tuple(map(int, version.split(".")[:2])) >= (0, 45)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
         return False
-    return tuple(map(int, version.split(".")[:2])) >= (0, 45)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..jit.engine import compiled, vector_bytes
+from ..jit.engine import compiled, reads_halves, vector_bytes
 from ..jit.kernel import HEADER, Output, function_text
 from ..jit.kernel import Array as Described
 from ..jit.lanes import STORAGE
@@ -89,7 +89,10 @@ def _kernel(
         else x
         for x in arguments
     ]
-    graph, (found, *slopes) = trace(formula, traced)
+    graph, (found, *slopes) = trace(formula, traced, rows)
+    if rows and found.rank == ELEMENT or grads is not None and len(slopes) != len(grads):
+        expected = f"one value {'a row' if rows else 'an element'} and a slope for each guess"
+        raise TypeError(f"Cannot compile {formula.__qualname__}: expected it to return {expected}.")
     scale = graph.make("number", (len(arguments),), NUMBER, "f")
     factor = None
     if isinstance(weight, Described):
@@ -120,6 +123,8 @@ def _kernel(
 @functools.lru_cache(maxsize=1024)
 def _described(dtype: np.dtype, rank: int) -> Described | None:
     """One object for each dtype and rank, so that keys of kernels compare fast; None for what kernels cannot read."""
+    if dtype.name == "float16" and not reads_halves():
+        return None
     return Described(dtype.name, rank) if dtype.name in STORAGE and dtype.isnative else None
 
 
