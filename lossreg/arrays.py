@@ -171,7 +171,7 @@ class Batch:
         """Where gradients go: the caller's `out` where nothing that is still to be read lies there, else new arrays."""
         repeated = self.layout == "broadcast" and len(set(self.shapes)) > 1  # whose slopes are added up first
         if out is None or repeated:
-            made = [self.ops.xp.empty(x.shape, compute_dtype(x.dtype) if repeated else x.dtype) for x in self.arrays]
+            made = [self.ops.empty(x.shape, compute_dtype(x.dtype) if repeated else x.dtype) for x in self.arrays]
         if out is None:
             return made
         given = out if self.is_tuple else (out,)

@@ -105,7 +105,7 @@ class CategoricalCrossentropy(Loss):
         dtype = p.dtype
         if targets.rows is not None:
             p = p.astype(np.promote_types(compute_dtype(dtype), targets.rows.dtype), copy=False)
-        grad = ops.xp.empty(p.shape, p.dtype)
+        grad = ops.empty(p.shape, p.dtype)
         # Thinc keeps targets in float32, also beside float64 guesses
         on, off = float(np.float32(1.0 - e)), float(np.float32(e / max(p.shape[1] - 1, 1)))
         count = float(max(len(batch), 1)) if self.normalize else 1.0
@@ -169,7 +169,7 @@ class _DistanceLoss(Loss):
         ops, shape = get_ops(x), x.shape
         rows = shape[0] if shape else 1
         x, t = (v.reshape(rows, math.prod(shape[1:])) for v in (x, t))
-        out = [ops.xp.empty(x.shape, x.dtype)] if grad else None
+        out = [ops.empty(x.shape, x.dtype)] if grad else None
         count = float(max(rows, 1)) if self.normalize else 1.0
         options: dict[str, Any] = {"rows": True, "values": values, "total": True, "out": out}
         found, total = ops.run(formula, [x], (t, count), None, 1.0, static=static, **options)

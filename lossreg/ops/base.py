@@ -82,6 +82,10 @@ class Ops:
         """An array of this backend, without a copy where possible."""
         return self.xp.asarray(value, dtype=dtype)
 
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """A new array that holds anything."""
+        return self.xp.empty(shape, dtype)
+
     def to_numpy(self, array: Array) -> np.ndarray:
         """A NumPy array of the same values; waits for a device."""
         return np.asarray(array)

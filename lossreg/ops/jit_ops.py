@@ -14,6 +14,7 @@ from ..jit.engine import compiled, reads_halves, vector_bytes
 from ..jit.kernel import HEADER, Output, function_text
 from ..jit.kernel import Array as Described
 from ..jit.lanes import STORAGE
+from ..jit.memory import empty
 from ..jit.pool import run_everywhere
 from ..jit.scan import ARGUMENTS, alignment_text, padded_width
 from ..jit.trace import ELEMENT, NUMBER, ROW, Symbol, trace
@@ -132,6 +133,10 @@ class JitOps(NumpyOps):
     """NumPy arrays, with formulas compiled by LLVM: one pass over memory, on several threads."""
 
     name = "numba"
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """A new array, large ones in memory that was used before."""
+        return empty(shape, dtype)
 
     def run(
         self,

@@ -1,0 +1,72 @@
+"""Memory of large arrays, used again instead of given back page by page.
+
+A fresh array of 100 MB costs about as much as a pass over it, since the system clears each page when it is first
+touched. Memory that no array uses any more is kept here, and marked as free for the taking (MADV_FREE): the system
+takes it back as soon as it is short of memory, and until then the next array of that size gets it as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+
+__all__ = ["LEAST", "empty"]
+
+LEAST = 32 * 2**20
+"""Bytes from which memory is kept; the C library keeps that of smaller arrays itself."""
+
+MOST = 4
+"""Blocks that are kept."""
+
+PAGE = 2 * 2**20
+"""Sizes are rounded up to this, that of a huge page."""
+
+_spare: list[mmap.mmap] = []
+_lock = threading.RLock()  # a finalizer may run anywhere, also while the lock is held
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """As `np.empty`."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < LEAST or not hasattr(mmap, "MADV_FREE"):
+        return np.empty(shape, dtype)
+    memory = _taken(-(-size // PAGE) * PAGE)
+    if memory is None:
+        return np.empty(shape, dtype)
+    owner = np.frombuffer(memory, np.uint8, size)
+    weakref.finalize(owner, _keep, memory).atexit = False  # when no view of it is left either
+    array: np.ndarray = owner.view(dtype).reshape(shape)
+    return array
+
+
+def _taken(size: int) -> mmap.mmap | None:
+    """Memory that was kept, or new; None where the system gives none in this way."""
+    with _lock:
+        for i in reversed(range(len(_spare))):
+            if len(_spare[i]) == size:
+                return _spare.pop(i)
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, ValueError):
+        return None
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def _keep(memory: mmap.mmap) -> None:
+    """Keep memory that no array uses; the oldest makes room."""
+    try:
+        memory.madvise(mmap.MADV_FREE)
+    except (OSError, ValueError):  # not there, or the interpreter ends: given back when the object goes
+        return
+    with _lock:
+        _spare.append(memory)
+        del _spare[:-MOST]
