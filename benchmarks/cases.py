@@ -188,7 +188,8 @@ def elementwise(spec: Spec) -> Case:
         t = rng.random(spec.shape, dtype="f").astype(spec.dtype, copy=False)
     if spec.work == "softmargin":
         t = np.sign(t) + (t == 0)
-    return add_peers(Case(x, *calls(lossreg.loss(spec.work), x, t)), spec.work, x, t)
+    options = {"alpha": 0.25} if spec.work == "focal" else {}  # torchvision's default
+    return add_peers(Case(x, *calls(lossreg.loss(spec.work, **options), x, t)), spec.work, x, t)
 
 
 def rows(spec: Spec) -> Case:
