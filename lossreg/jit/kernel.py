@@ -12,34 +12,17 @@ well is kept in a scratch row. Reductions add in float64, in an order that depen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from .lanes import STORAGE, Code, Lanes
-from .trace import ELEMENT, LIBRARY, REDUCTIONS, Graph, Symbol
+from .library import MathLanes
+from .plan import Array, Output, Plan, below
+from .trace import ELEMENT, Graph, Symbol
 
-__all__ = ["HEADER", "Array", "Output", "function_text", "operation"]
+__all__ = ["HEADER", "function_text", "operation"]
 
 HEADER = ("claimed", "rows", "columns", "elements", "rows_a_claim")
 """The first slots of a call, 64 bits each; then a pointer and the bytes between rows for each array; then numbers."""
-
-EXPENSIVE = {*LIBRARY, "pow"} - {"sqrt"}
-
-
-@dataclass(frozen=True, eq=False)
-class Array:
-    """An array of a call: its dtype in memory, and whether it has one number a row or one an element."""
-
-    dtype: str
-    rank: int
-
-
-@dataclass(frozen=True)
-class Output:
-    """What is stored where."""
-
-    symbol: Symbol
-    array: Array
 
 
 class _Function:
@@ -48,64 +31,13 @@ class _Function:
     ) -> None:
         self.graph, self.arrays, self.outputs = graph, arrays, outputs
         self.code = Code()
-        self.lanes = Lanes(self.code, bits, 2 * vector_bytes * 8 // bits, avx512=vector_bytes == 64)
-        self.row_lanes = Lanes(self.code, 64, 1)
+        self.lanes = MathLanes(self.code, bits, 2 * vector_bytes * 8 // bits, avx512=vector_bytes == 64)
+        self.row_lanes = MathLanes(self.code, 64, 1)
         self.numbers = [x for x in graph.symbols.values() if x.op == "number"]
         self.known: dict[int, str] = {}
         """Numbers and rows' numbers that have been computed, by key."""
         self.pointers: dict[int, str] = {}
-        self.plan()
-
-    # which pass does what
-
-    def plan(self) -> None:
-        """Reductions by pass, and what is kept from pass to pass."""
-        reductions: dict[int, Symbol] = {}
-        for output in self.outputs:
-            for x in self.below([output.symbol], through=True):
-                if x.op in REDUCTIONS:
-                    reductions[x.key] = x
-        stored = [o for o in self.outputs if o.array.rank == ELEMENT]
-        last = max([o.symbol.stage for o in stored] + [x.stage - 1 for x in reductions.values()], default=0)
-        self.reduced = [[x for x in reductions.values() if x.stage - 1 == i] for i in range(last + 1)]
-        roots = [[x.args[0] for x in group] for group in self.reduced]
-        roots[last] = roots[last] + [o.symbol for o in stored]
-        seen = [{x.key: x for x in self.below(group)} for group in roots]
-        everything = {key: x for group in seen for key, x in group.items()}
-        users: dict[int, list[Symbol]] = {}
-        for x in everything.values():
-            for arg in x.args if x.rank == ELEMENT else ():
-                if isinstance(arg, Symbol):
-                    users.setdefault(arg.key, []).append(x)
-        candidates = set()
-        for key, x in everything.items():
-            if x.op in EXPENSIVE and x.rank == ELEMENT and sum(key in g for g in seen) > 1:
-                while len(found := users.get(x.key, [])) == 1 and found[0].op == "where":
-                    x = found[0]  # what is made of it alone is as well kept
-                candidates.add(x.key)
-        kept: set[int] = set()
-        self.kept_in: dict[int, int] = {}  # symbol -> the pass that stores it
-        for i, group in enumerate(roots):
-            for x in self.below(group, stop={k for k in candidates if self.kept_in.get(k, i) < i}):
-                if x.key in candidates and self.kept_in.setdefault(x.key, i) < i:
-                    kept.add(x.key)
-        self.scratch = {key: place for place, key in enumerate(sorted(kept))}
-        self.last = last
-
-    def below(self, roots: Iterable[Symbol], through: bool = False, stop: Iterable[int] = ()) -> list[Symbol]:
-        """All that elements of the roots are computed of; not what rows are, unless `through`."""
-        seen, left, stop = {}, list(roots), set(stop)
-        while left:
-            x = left.pop()
-            if x.key in seen:
-                continue
-            seen[x.key] = x
-            if x.key in stop or (x.rank != ELEMENT and not through):
-                continue
-            left.extend(arg for arg in x.args if isinstance(arg, Symbol))
-        return list(seen.values())
-
-    # the text
+        self.plan = Plan(outputs)
 
     def text(self) -> str:
         code = self.code
@@ -143,11 +75,11 @@ class _Function:
         before = code.value(f"mul i64 {current}, {header['columns']}")
         left = code.value(f"sub i64 {header['elements']}, {before}")
         self.columns = code.call("i64", "llvm.smin.i64", ("i64", left), ("i64", header["columns"]))
-        for x in self.below([o.symbol for o in self.outputs], through=True):
+        for x in below([o.symbol for o in self.outputs], through=True):
             if x.op == "pick":  # before anything is stored: an output may lie where its input lies
                 self.row_value(x)
-        for place in range(self.last + 1):
-            if self.reduced[place] or place == self.last:
+        for place in range(self.plan.last + 1):
+            if self.plan.reduced[place] or place == self.plan.last:
                 self.loop(place)
         for target, output in enumerate(self.outputs):
             if output.array.rank != ELEMENT:
@@ -171,7 +103,7 @@ class _Function:
     def loop(self, place: int) -> None:
         """One pass over the elements of a row."""
         code, lanes = self.code, self.lanes
-        reductions, stored = self.reduced[place], place == self.last
+        reductions, stored = self.plan.reduced[place], place == self.plan.last
         width = lanes.width
         sums: dict[int, str] = {}
         wide = f"<{width} x double>"
@@ -190,9 +122,9 @@ class _Function:
         roots = [x.args[0] for x in reductions]
         if stored:
             roots += [o.symbol for o in self.outputs if o.array.rank == ELEMENT]
-        loaded = {key for key in self.scratch if self.kept_in[key] < place}
+        loaded = {key for key in self.plan.scratch if self.plan.kept_in[key] < place}
         splats: dict[int, str] = {}
-        for x in self.below(roots, stop=loaded):
+        for x in below(roots, stop=loaded):
             if x.rank != ELEMENT and x.key not in loaded:
                 splats[x.key] = self.in_lanes(x)
         full = code.value(f"and i64 {self.columns}, {-width}")
@@ -289,13 +221,13 @@ class _Function:
     def element(self, x: Symbol, place: int, j: str, mask: str | None, element) -> str:  # type: ignore[no-untyped-def]
         """An element's value: loaded, kept from an earlier pass, or computed."""
         code, lanes = self.code, self.lanes
-        if x.key in self.scratch:
+        if x.key in self.plan.scratch:
             size = lanes.bits // 8
             width = code.value(f"add i64 {self.columns_total}, {lanes.width}")
-            start = code.value(f"mul i64 {width}, {self.scratch[x.key]}")
+            start = code.value(f"mul i64 {width}, {self.plan.scratch[x.key]}")
             place_in = code.value(f"mul i64 {code.value(f'add i64 {start}, {j}')}, {size}")
             address = code.value(f"getelementptr i8, ptr %scratch, i64 {place_in}")
-            if self.kept_in[x.key] < place:  # scratch rows are padded: no mask is needed
+            if self.plan.kept_in[x.key] < place:  # scratch rows are padded: no mask is needed
                 return code.value(f"load {lanes.kind}, ptr {address}, align {size}")
             found = self.compute(lanes, x, element)
             code.add(f"  store {lanes.kind} {found}, ptr {address}, align {size}")
@@ -385,4 +317,4 @@ def function_text(
     """The function `run(call, scratch)`, the arguments that are its numbers, and how many scratch rows it needs."""
     function = _Function(graph, arrays, outputs, bits, vector_bytes)
     text = function.text()
-    return text, [x.args[0] for x in function.numbers], len(function.scratch)
+    return text, [x.args[0] for x in function.numbers], len(function.plan.scratch)

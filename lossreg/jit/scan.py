@@ -10,6 +10,7 @@ from typing import Any
 from ..ops.alignment import backward, forward, share_of
 from .kernel import operation
 from .lanes import STORAGE, Code, Lanes
+from .library import MathLanes
 from .trace import ELEMENT, Symbol, trace
 
 __all__ = ["ARGUMENTS", "alignment_text", "padded_width"]
@@ -18,8 +19,9 @@ ARGUMENTS = (
     "claimed", "sequences", "classes", "width", "time", "probs", "probs_time", "probs_sequence", "states", "leaps",
     "frames", "last", "likelihoods", "slopes", "out", "out_time", "out_sequence",
 )  # fmt: skip
-POINTERS = ("probs", "states", "leaps", "frames", "last", "likelihoods", "slopes", "out")
 """The slots of a call, 64 bits each: pointers, counts, and bytes from one time or sequence to the next."""
+
+POINTERS = ("probs", "states", "leaps", "frames", "last", "likelihoods", "slopes", "out")
 
 
 def padded_width(width: int, vector_bytes: int) -> int:
@@ -28,7 +30,7 @@ def padded_width(width: int, vector_bytes: int) -> int:
     return -(-width // lanes) * lanes
 
 
-def _apply(lanes: Lanes, formula: Callable[..., Any], *values: tuple[str, str]) -> str:
+def _apply(lanes: MathLanes, formula: Callable[..., Any], *values: tuple[str, str]) -> str:
     """A formula of elements on values of lanes, given as (kind, value)."""
     _, (found,) = trace(lambda *args: (formula(*args),), [(ELEMENT, kind) for kind, _ in values], rows=False)
     known: dict[int, str] = {}
@@ -49,8 +51,8 @@ class _Alignment:
     def __init__(self, dtype: str, stored: str | None, logits: bool, vector_bytes: int) -> None:
         self.dtype, self.stored, self.logits = dtype, stored, logits
         self.code = Code()
-        self.lanes = Lanes(self.code, 64, 2 * vector_bytes // 8, avx512=vector_bytes == 64)
-        self.scalar = Lanes(self.code, 64, 1)
+        self.lanes = MathLanes(self.code, 64, 2 * vector_bytes // 8, avx512=vector_bytes == 64)
+        self.scalar = MathLanes(self.code, 64, 1)
 
     def ops(self, op: str, a: str, b: str | int) -> str:
         return self.code.value(f"{op} i64 {a}, {b}")

@@ -127,6 +127,7 @@ class CTC(ReducedLoss, WrtOption):
         padded[np.arange(padded.shape[1]) < lengths[:, None]] = targets
         return padded
 
+    @np.errstate(all="ignore")
     def compute(
         self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
     ) -> tuple[Array | None, Any]:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..jit.engine import compiled, reads_halves, vector_bytes
-from ..jit.kernel import HEADER, Output, function_text
-from ..jit.kernel import Array as Described
+from ..jit.kernel import HEADER, function_text
 from ..jit.lanes import STORAGE
 from ..jit.memory import empty
+from ..jit.plan import Array as Described
+from ..jit.plan import Output
 from ..jit.pool import run_everywhere
 from ..jit.scan import ARGUMENTS, alignment_text, padded_width
 from ..jit.trace import ELEMENT, NUMBER, ROW, Symbol, trace
@@ -102,13 +103,13 @@ def _kernel(
     elif weight is float:
         factor = graph.make("number", (len(arguments) + 1,), NUMBER, "f")
 
-    def weighted(x: Symbol, by: Symbol | None) -> Symbol:
-        return x if factor is None or by is None else graph.where(graph.call("eq", factor, 0.0), 0.0, x * by)
+    def weighted(x: Symbol, by: Symbol) -> Symbol:
+        return graph.where(graph.call("eq", factor, 0.0), 0.0, x * by)
 
     outputs = []
     for slope, stored in zip(slopes, grads or (), strict=grads is not None):
         outputs.append(Output(slope * scale if factor is None else weighted(slope, scale * factor), stored))
-    kept = weighted(found, factor)
+    kept = found if factor is None else weighted(found, factor)
     if values:
         outputs.append(Output(kept, Described(dtype.name, ROW if rows else ELEMENT)))
     if total:
@@ -158,8 +159,7 @@ class JitOps(NumpyOps):
         given = [*guesses, *others, weight]
         flat = not rows
         for x in () if rows else (*given, *(out or ())):
-            if isinstance(x, np.ndarray) and not (x.shape == shape and x.flags.c_contiguous) and x.size != 1:
-                flat = False
+            flat = flat and _flat(x, shape)
         if len(shape) == 1 and not flat and not rows:  # one row would be one thread's
             given = [x if _flat(x, shape) else np.ascontiguousarray(np.broadcast_to(x, shape)) for x in given]
             flat = True

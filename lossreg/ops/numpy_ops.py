@@ -90,18 +90,3 @@ class NumpyOps(Ops):
         """As the generic body, with one count over all rows."""
         place = (np.arange(len(values))[:, None] * width + columns).ravel()
         return np.bincount(place, weights=values.ravel(), minlength=len(values) * width).reshape(-1, width)
-
-    @np.errstate(all="ignore")
-    def align(
-        self,
-        log_probs: Array,
-        states: Array,
-        leaps: Array,
-        frames: Array,
-        last: Array,
-        slopes: Array | None,
-        logits: bool,
-        out: Array | None,
-    ) -> Array:
-        """As the generic body."""
-        return super().align(log_probs, states, leaps, frames, last, slopes, logits, out)
