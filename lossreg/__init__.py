@@ -1,6 +1,6 @@
 """Loss calculators for people who drive training with explicit gradients: values, true gradients, config files."""
 
-from . import functional, losses
+from . import functional, losses, schedules, state, terms
 from .base import CoupledLoss, ElementwiseLoss, Loss, ReducedLoss, RowLoss
 from .config import Config, register, registry
 from .functional import help, loss, options
@@ -18,12 +18,13 @@ from .losses.thinc import *  # noqa: F403
 from .losses.thinc_v4 import *  # noqa: F403
 from .ops import NumpyOps, Ops, get_ops, prefer_gpu, require_cpu, require_gpu, use_ops
 from .schema import ConfigError
-from .state import LossState, State
+from .state import *  # noqa: F403
+from .terms import *  # noqa: F403
 from .version import __version__ as __version__
 
 __all__ = [
-    "Config", "ConfigError", "CoupledLoss", "ElementwiseLoss", "Loss", "LossState", "NumpyOps", "Ops", "ReducedLoss",
-    "RowLoss", "State", "functional", "get_num_threads", "get_ops", "help", "loss", "options", "prefer_gpu",
-    "register", "registry", "require_cpu", "require_gpu", "set_num_threads", "use_ops",
+    "Config", "ConfigError", "CoupledLoss", "ElementwiseLoss", "Loss", "NumpyOps", "Ops", "ReducedLoss", "RowLoss",
+    "functional", "get_num_threads", "get_ops", "help", "loss", "options", "prefer_gpu",
+    "register", "registry", "require_cpu", "require_gpu", "schedules", "set_num_threads", "use_ops",
 ]  # fmt: skip
-__all__ += losses.__all__
+__all__ += losses.__all__ + state.__all__ + terms.__all__

@@ -63,9 +63,12 @@ class Wanted:
     total: bool = False
     values: bool = False
     grad: bool = False
+    unscaled: bool = False
+    """Whether the gradient is that of the total, before it is divided."""
 
 
 _WANTED = {(x, grad): Wanted(total=not x, values=x, grad=grad) for x in (False, True) for grad in (False, True)}
+_ACCUMULATED = Wanted(total=True, grad=True, unscaled=True)
 
 
 class ReducedLoss(Loss):
@@ -125,13 +128,29 @@ class ReducedLoss(Loss):
     def _unreduced(self) -> ReducedLoss:
         return replace(self, reduction="none")
 
-    def get_state(self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None) -> LossState:
-        """The partial result of this batch: states merge to the loss of all batches together."""
+    def get_state(
+        self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None, step: Any = None
+    ) -> LossState:
+        """The partial result of this batch: states merge to the loss of all batches together.
+
+        step: taken so that terms and calculators are called alike; only a weight that changes over time reads it.
+        """
         return self._run(guesses, truths, mask, sample_weight, None, Wanted(total=True))[0]
+
+    def get_state_and_grad(
+        self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None, out: Any = None
+    ) -> tuple[LossState, Any]:
+        """(state, gradient of its total) in one pass, for gradients that are added up over batches.
+
+        The gradient is not divided: `state.scale(...)` of the merged state does that to what was added up, and the
+        result is the gradient that one big batch would give, whatever masks and weights the parts had.
+        """
+        state, _, grad = self._run(guesses, truths, mask, sample_weight, out, _ACCUMULATED)
+        return state, grad
 
     def empty(self) -> LossState:
         """The state of no data."""
-        return LossState(self, 0.0, None if self.reduction in ("sum", "none") else 0.0)
+        return LossState(0.0, None if self.reduction in ("sum", "none") else 0.0, parent=self)
 
     # For subclasses
 
@@ -169,8 +188,16 @@ class ReducedLoss(Loss):
         return values if self.reduction == "none" else state.compute()
 
     def _run(
-        self, guesses: Any, truths: Any, mask: Any, sample_weight: Any, out: Any, wanted: Wanted
+        self,
+        guesses: Any,
+        truths: Any,
+        mask: Any,
+        sample_weight: Any,
+        out: Any,
+        wanted: Wanted,
+        weight: float = 1.0,
     ) -> tuple[LossState, Any, Any]:
+        """(state, values, gradient), each if it is wanted. `weight` multiplies the gradient."""
         batch = self.read_guesses(guesses)
         ops = batch.ops
         if truths is ...:
@@ -201,8 +228,10 @@ class ReducedLoss(Loss):
             sample_weight=sample,
             counted=read.counted,
         )
-        if self.unscaled:
+        if self.unscaled or wanted.unscaled:
             weights.scale = 1.0
+        if weight != 1.0:
+            weights.scale = weights.scale * weight
         if check:
             self.check_guesses(batch, weights.items)
         grads = batch.gradient_arrays(out, (guesses, truths, mask, sample_weight)) if wanted.grad else None
@@ -210,7 +239,7 @@ class ReducedLoss(Loss):
         if values is not None:
             with np.errstate(all="ignore"):  # to half precision, too
                 values = batch.split(values.reshape(batch.values_shape).astype(batch.arrays[0].dtype, copy=False))
-        state = LossState(self, ops.scalar(total) if wanted.total else None, weights.count)
+        state = LossState(ops.scalar(total) if wanted.total else None, weights.count, parent=self)
         return state, values, None if grads is None else batch.finish(grads, out)
 
     def check_guesses(self, batch: Batch, items: Array | None) -> None:

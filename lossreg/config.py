@@ -202,10 +202,11 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
         return None
 
 
-def register(*names: str, alias: str | None = None) -> Callable[[T], T]:
+def register(*names: str, alias: str | None = None, to: str = "losses") -> Callable[[T], T]:
     """Class decorator that enters a calculator into `registry.losses` under one or more names with a version.
 
-    The last name is the one that `to_config` writes. `alias` is a short name for use in Python.
+    The last name is the one that `to_config` writes. `alias` is a short name for use in Python. `to` names another
+    registry, such as "metrics" or "schedules".
     """
 
     def decorate(cls: T) -> T:
@@ -215,8 +216,8 @@ def register(*names: str, alias: str | None = None) -> Callable[[T], T]:
             if not hasattr(cls, "truth_inputs"):
                 raise ConfigError([(alias, f"only a reduced loss can be a function, got {cls.__name__}")])
         for name in names:
-            registry.losses.register(name, func=cls)
-        cls.names_in_registry = tuple(f"losses:{name}" for name in names)
+            getattr(registry, to).register(name, func=cls)
+        cls.names_in_registry = tuple(f"{to}:{name}" for name in names)
         if alias is not None:
             ALIASES[alias] = names[-1]
         return cls

@@ -57,7 +57,7 @@ class ConfigError(ConfigValidationError):
         return type(self), (self.problems, self.title)
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True)
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
 class Configurable:
     """Base of everything that is made of options: subclasses become frozen keyword-only dataclasses.
 
@@ -296,6 +296,8 @@ def _plain(value: Any) -> Any:
 def _as_json(value: Any) -> Any:
     if isinstance(value, Configurable):
         return value.to_config()
+    if callable(value):
+        raise ConfigError([("", f"a config cannot hold {_short(value)}: register it, and name it in a block")])
     if isinstance(value, Mapping):
         return {key: _as_json(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

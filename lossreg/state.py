@@ -2,71 +2,346 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import math
+import operator
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-__all__ = ["LossState", "State"]
+import numpy as np
 
-S = TypeVar("S", bound="State")
+from .checks import describe, on_host
+from .ops import get_ops
+from .trees import get_path, tree_map
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, dataclass_transform
+else:
+
+    def dataclass_transform(**_: Any) -> Callable[[type], type]:
+        """Stand-in at run time: type checkers read the real one."""
+        return lambda cls: cls
 
 
-@dataclass(frozen=True)
-class State(ABC):
+__all__ = [
+    "AutoState", "AverageState", "CollectFirstState", "EmptyState", "LossState", "State", "TreeState",
+    "concat_field", "max_field", "min_field", "state_field", "static_field", "sum_field", "truncate_field",
+]  # fmt: skip
+
+
+class _Empty:
+    """The value of a field of the state of no data."""
+
+    def __repr__(self) -> str:
+        return "EMPTY"
+
+    def __reduce__(self) -> str:
+        return "EMPTY"
+
+
+EMPTY = _Empty()
+
+
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))
+class _Dataclass:
+    """Subclasses become frozen dataclasses."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclass(frozen=True, eq=False)(cls)
+
+
+class State(_Dataclass, ABC):
     """Immutable partial result of `parent`: `a.merge(b).compute()` is the result over the data of both.
 
-    `sum(states)` merges as well.
+    `sum(states)` merges as well. Subclasses become frozen dataclasses.
     """
 
-    parent: Any = field(default=None, repr=False)
+    parent: Any = field(default=None, repr=False, kw_only=True)
 
     @classmethod
-    def empty(cls: type[S], parent: Any = None) -> S:
+    def empty(cls, parent: Any = None) -> Self:
         """The state of no data: merging it changes nothing."""
         return cls(parent=parent)
 
     @abstractmethod
-    def merge(self: S, other: S) -> S:
-        """The state of the data of both."""
+    def merge(self, other: Self) -> Self:
+        """The state of the data of both. States of different calculators raise."""
 
     @abstractmethod
     def compute(self) -> Any:
         """The result."""
 
-    def finalize(self: S) -> S:
+    def finalize(self) -> Self:
         """The state after its last merge; some states compress themselves here."""
         return self
 
-    def __add__(self: S, other: S) -> S:
+    def __add__(self, other: Self) -> Self:
         return self.merge(other)
 
-    def __radd__(self: S, other: Any) -> S:
-        if other == 0:  # the start value of sum()
+    def __radd__(self, other: Any) -> Self:
+        if isinstance(other, int) and other == 0:  # the start value of sum()
             return self
         return NotImplemented
 
-    def check_mergeable(self, other: Any) -> None:
-        """Raise unless the other state came from an equal calculator."""
-        if type(other) is not type(self) or other.parent != self.parent:
-            theirs = getattr(other, "parent", None) or type(other).__name__
-            raise ValueError(f"Cannot merge states of different calculators: expected {self.parent}, got {theirs}.")
+    def merged_parent(self, other: Any) -> Any:
+        """The parent of both; raises when the other state came from an unequal calculator."""
+        if not isinstance(other, State):
+            raise TypeError(f"Cannot merge states: expected a {type(self).__name__}, got {describe(other)}.")
+        parents = [x.parent for x in (self, other) if x.parent is not None]
+        if type(other) is not type(self) or (len(parents) == 2 and parents[0] != parents[1]):
+            theirs = type(other).__qualname__ if other.parent is None else other.parent
+            ours = type(self).__qualname__ if self.parent is None else self.parent
+            raise ValueError(f"Cannot merge states of different calculators: expected {ours}, got {theirs}.")
+        return parents[0] if parents else None
+
+
+class _Kind(ABC):
+    """How the two values of a field merge."""
+
+    @abstractmethod
+    def merge(self, a: Any, b: Any, state: AutoState) -> Any:
+        """The value of both; neither is EMPTY or None."""
+
+    def finalize(self, value: Any, state: AutoState) -> Any:
+        """The value after the last merge."""
+        return value
 
 
 @dataclass(frozen=True)
-class LossState(State):
-    """A weighted sum of loss values and what it is divided by.
+class _Elementwise(_Kind):
+    name: str
 
-    `count` is None for sums, which are not divided. A count of 0 computes to 0. On a device both are 0-d arrays.
+    def merge(self, a: Any, b: Any, state: AutoState) -> Any:
+        return tree_map(self._leaf, a, b)
+
+    def _leaf(self, a: Any, b: Any) -> Any:
+        return getattr(_xp(a), self.name)(a, b)
+
+
+class _Sum(_Kind):
+    """Merged together with the rests of its rounding, by `AutoState.merge`."""
+
+    def merge(self, a: Any, b: Any, state: AutoState) -> Any:
+        raise NotImplementedError
+
+
+class _Parts(tuple):  # type: ignore[type-arg]
+    """Arrays that are not concatenated yet."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class _Concat(_Kind):
+    axis: int
+
+    def merge(self, a: Any, b: Any, state: AutoState) -> Any:
+        return tree_map(lambda x, y: _Parts(_parts(x) + _parts(y)), a, b, is_leaf=_is_parts)
+
+    def finalize(self, value: Any, state: AutoState) -> Any:
+        return tree_map(self._join, value, is_leaf=_is_parts)
+
+    def _join(self, parts: Any) -> Any:
+        parts = [on_host(_at_least_1d(x)) for x in _parts(parts)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=self.axis)
+
+
+@dataclass(frozen=True)
+class _Truncate(_Concat):
+    num_field: str
+
+    def merge(self, a: Any, b: Any, state: AutoState) -> Any:
+        return tree_map(functools.partial(self._leaf, state), a, b, is_leaf=_is_parts)
+
+    def finalize(self, value: Any, state: AutoState) -> Any:
+        return tree_map(lambda x: self._first(state, self._join(x)), value, is_leaf=_is_parts)
+
+    def _leaf(self, state: AutoState, a: Any, b: Any) -> _Parts:
+        num, parts = get_path(state, self.num_field), _parts(a)
+        enough = num is not None and sum(_at_least_1d(x).shape[self.axis] for x in parts) >= num
+        return _Parts(parts if enough else parts + tuple(self._first(state, x) for x in _parts(b)))
+
+    def _first(self, state: AutoState, x: Any) -> Any:
+        x = _at_least_1d(x)
+        return x[(slice(None),) * (self.axis % x.ndim) + (slice(get_path(state, self.num_field)),)]
+
+
+class _State(_Kind):
+    def merge(self, a: Any, b: Any, state: AutoState) -> Any:
+        return a.merge(b)
+
+    def finalize(self, value: Any, state: AutoState) -> Any:
+        return value.finalize()
+
+
+def _field(kind: _Kind | None, **options: Any) -> Any:
+    metadata = {**options.pop("metadata", {}), "lossreg": kind}
+    return field(metadata=metadata, **options)
+
+
+def sum_field(**options: Any) -> Any:
+    """Field of an `AutoState` that merges by addition, in float64 or int64.
+
+    What rounding loses is carried along, so that the sum does not depend on the order of merges.
+    Values may be nested dicts, lists and tuples of arrays. `options` go to `dataclasses.field`.
+    """
+    return _field(_Sum(), **options)
+
+
+def min_field(**options: Any) -> Any:
+    """Field of an `AutoState` that merges by the elementwise minimum."""
+    return _field(_Elementwise("minimum"), **options)
+
+
+def max_field(**options: Any) -> Any:
+    """Field of an `AutoState` that merges by the elementwise maximum."""
+    return _field(_Elementwise("maximum"), **options)
+
+
+def concat_field(*, axis: int = 0, **options: Any) -> Any:
+    """Field of an `AutoState` that merges by concatenation, as NumPy arrays once the state is finalized."""
+    return _field(_Concat(axis), **options)
+
+
+def truncate_field(*, num_field: str, axis: int = 0, **options: Any) -> Any:
+    """Like `concat_field`, of which the first are kept: as many as the number at path `num_field` of the state.
+
+    `num_field` is a path such as "parent.num_images"; None there keeps all.
+    """
+    return _field(_Truncate(axis, num_field), **options)
+
+
+def state_field(**options: Any) -> Any:
+    """Field of an `AutoState` that holds another state."""
+    return _field(_State(), **options)
+
+
+def static_field(default: Any = dataclasses.MISSING, **options: Any) -> Any:
+    """Field of an `AutoState` that must be equal in states that merge, as fields of no kind must be."""
+    return _field(None, default=default, **options)
+
+
+_IN_PLACE = (_Sum, _Elementwise)
+"""Kinds whose merged values need no last step."""
+
+
+@functools.cache
+def _kinds(cls: type[AutoState]) -> dict[str, _Kind]:
+    """The fields of a class that merge, with their kinds."""
+    found = {f.name: f.metadata.get("lossreg", cls.default_kind) for f in dataclasses.fields(cls)}
+    return {name: kind for name, kind in found.items() if kind is not None and name not in ("parent", "rests")}
+
+
+class AutoState(State):
+    """A state whose fields say how they merge: `total: Any = sum_field()`.
+
+    Kinds: `sum_field`, `min_field`, `max_field`, `concat_field`, `truncate_field`, `state_field`; all other fields are
+    static, and must be equal. `compute()` returns a namespace of the merged values as NumPy arrays; a subclass may
+    override it, and finds its fields concatenated there. Arrays on a device stay there until then.
     """
 
-    total: Any = 0.0
-    count: Any = 0.0
+    rests: Mapping[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
+    """What rounding took from the sums."""
 
-    def merge(self, other: LossState) -> LossState:
-        """Totals and counts add up."""
-        self.check_mergeable(other)
-        count = None if self.count is None else self.count + other.count
-        return replace(self, total=self.total + other.total, count=count)
+    default_kind: ClassVar[_Kind | None] = None
+    """Kind of a field that is written without one; None: static."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        compute = vars(cls).get("compute")
+        if compute is not None and any(not isinstance(kind, _IN_PLACE) for kind in _kinds(cls).values()):
+            cls.compute = functools.wraps(compute)(lambda self: compute(self.finalize()))  # type: ignore[method-assign]
+
+    @classmethod
+    def empty(cls, parent: Any = None) -> Self:
+        """The state of no data; static fields are those of the state that it is merged with."""
+        own = [f.name for f in dataclasses.fields(cls) if f.name not in ("parent", "rests")]
+        return cls(**cast(Any, dict.fromkeys(own, EMPTY)), parent=parent)
+
+    def merge(self, other: Self) -> Self:
+        """Each field by its kind."""
+        parent = self.merged_parent(other)
+        kinds = _kinds(type(self))
+        pairs = {
+            f.name: (getattr(self, f.name), getattr(other, f.name))
+            for f in dataclasses.fields(self)
+            if f.name not in ("parent", "rests")
+        }
+        merged = {name: _static(name, *pair) for name, pair in pairs.items() if name not in kinds}
+        state = replace(self, parent=parent, **merged)
+        rests: dict[str, Any] = {}
+        for name, kind in kinds.items():
+            a, b = pairs[name]
+            if a is EMPTY or b is EMPTY:
+                kept = other if a is EMPTY else self
+                merged[name] = getattr(kept, name)
+                if name in kept.rests:
+                    rests[name] = kept.rests[name]
+            elif a is None or b is None:
+                if a is not b:
+                    raise ValueError(f"Cannot merge field {name}: expected None in both or in neither, got one.")
+                merged[name] = None
+            elif isinstance(kind, _Sum):
+                merged[name], rests[name] = _sum(a, self.rests.get(name), b, other.rests.get(name))
+            else:
+                merged[name] = kind.merge(a, b, state)
+        return replace(state, rests=rests, **{name: merged[name] for name in kinds})
+
+    def finalize(self) -> Self:
+        """Collected arrays become one NumPy array each."""
+        changed = {}
+        for name, kind in _kinds(type(self)).items():
+            value = getattr(self, name)
+            if not isinstance(kind, _IN_PLACE) and value is not EMPTY and value is not None:
+                changed[name] = kind.finalize(value, self)
+        return replace(self, **changed) if changed else self
+
+    def compute(self) -> Any:
+        """A namespace of the fields that merge; None for those of no data."""
+        final = self.finalize()
+        return SimpleNamespace(**{name: _result(getattr(final, name)) for name in _kinds(type(self))})
+
+
+class AverageState(AutoState):
+    """A weighted sum and what it is divided by. A count of 0 computes to 0."""
+
+    total: Any = sum_field(default=0.0)
+    count: Any = sum_field(default=0.0)
+
+    @classmethod
+    def empty(cls, parent: Any = None) -> Self:
+        """0 over 0."""
+        return cls(parent=parent)
+
+    @classmethod
+    def from_values(cls, values: Any, *, mask: Any = None) -> Self:
+        """The state of an array of values, each with the weight of a mask whose first axes are those of the values.
+
+        What the mask leaves out may hold anything.
+        """
+        ops = get_ops(values) if hasattr(values, "dtype") else get_ops()
+        values = ops.asarray(values)
+        values = values.astype(np.float64) if values.dtype.kind in "biu" else values
+        if mask is None:
+            total, count = ops.xp.sum(values, dtype="float64"), float(values.size)
+        else:
+            mask = ops.asarray(mask)
+            weight = mask.reshape(*mask.shape, *(1 for _ in values.shape[mask.ndim :]))
+            fits = len(mask.shape) <= len(values.shape) and all(
+                n in (1, size) for n, size in zip(weight.shape, values.shape)
+            )
+            if not fits or (mask.ndim and mask.shape[0] != values.shape[0]):
+                expected = f"a mask with the first axes of the values, {values.shape}"
+                raise ValueError(f"Cannot average: expected {expected}, got shape {mask.shape}.")
+            weight = ops.xp.broadcast_to(weight, values.shape)
+            total = ops.xp.sum(ops.xp.where(weight != 0, values * weight, 0), dtype="float64")
+            count = ops.scalar(ops.xp.sum(weight, dtype="float64"))
+        return cls(total=ops.scalar(total), count=count)
 
     def compute(self) -> Any:
         """total / count."""
@@ -74,6 +349,175 @@ class LossState(State):
             return self.total
         if isinstance(self.count, (int, float)):
             return self.total / self.count if self.count else 0.0
-        from .ops import get_ops
-
         return self.total * get_ops(self.count).inverse(self.count)
+
+
+class LossState(AverageState):
+    """A weighted sum of loss values and what it is divided by.
+
+    `count` is None for sums, which are not divided. A count of 0 computes to 0. On a device both are 0-d arrays.
+    """
+
+    @property
+    def factor(self) -> Any:
+        """What turns the gradient of the total into that of the loss: 1 / count, and 0 where nothing was counted."""
+        if self.count is None:
+            return 1.0
+        if isinstance(self.count, (int, float)):
+            return 1.0 / self.count if self.count else 0.0
+        return get_ops(self.count).inverse(self.count)
+
+    def scale(self, gradients: Any) -> Any:
+        """Gradients of the total, such as those that micro-batches added up, as gradients of the loss.
+
+        Arrays in nested dicts, lists and tuples; new arrays of the same dtypes.
+        """
+        factor = self.factor
+        return tree_map(lambda x: (x * factor).astype(x.dtype, copy=False), gradients)
+
+    def weighted(self, weight: float, parent: Any) -> LossState:
+        """The state of a term of a sum: the weight multiplies the total, not the count."""
+        rests = {**self.rests, "total": self.rests["total"] * weight} if "total" in self.rests else self.rests
+        return replace(self, total=self.total * weight, parent=parent, rests=rests)
+
+
+class CollectFirstState(AutoState):
+    """Keeps the first items of each field: `keep_first` of them.
+
+    ```python
+    class FirstImages(CollectFirstState):
+        images: Any
+    ```
+    """
+
+    keep_first: int = field(kw_only=True, metadata={"lossreg": None})
+
+    default_kind: ClassVar[_Kind | None] = _Truncate(0, "keep_first")
+
+
+class EmptyState(State):
+    """The state of a metric that does nothing."""
+
+    def merge(self, other: Self) -> Self:
+        """Nothing and nothing."""
+        return replace(self, parent=self.merged_parent(other))
+
+    def compute(self) -> dict[str, Any]:
+        """An empty dict."""
+        return {}
+
+
+class TreeState(State):
+    """States in nested dicts, lists and tuples."""
+
+    tree: Any = None
+
+    def merge(self, other: Self) -> Self:
+        """State by state."""
+        parent = self.merged_parent(other)
+        trees = [x.tree for x in (self, other) if x.tree is not None]
+        tree = trees[0] if len(trees) == 1 else None if not trees else tree_map(_merge, *trees, is_leaf=_is_state)
+        return replace(self, tree=tree, parent=parent)
+
+    def finalize(self) -> Self:
+        """Each of the states."""
+        if self.tree is None:
+            return self
+        return replace(self, tree=tree_map(lambda x: x.finalize(), self.tree, is_leaf=_is_state))
+
+    def compute(self) -> Any:
+        """Their results, arranged alike; an empty dict for no data."""
+        return {} if self.tree is None else tree_map(lambda x: x.compute(), self.tree, is_leaf=_is_state)
+
+
+def _static(name: str, a: Any, b: Any) -> Any:
+    if a is EMPTY or b is EMPTY:
+        return a if b is EMPTY else b
+    if a is not b and a != b:
+        raise ValueError(f"Cannot merge states: expected the same {name} in both, got {describe(a)} and {describe(b)}.")
+    return a
+
+
+def _sum(a: Any, a_rest: Any, b: Any, b_rest: Any) -> tuple[Any, Any]:
+    """(sum, rest) of two trees of numbers that were rounded by their rests."""
+    zeros = functools.partial(tree_map, lambda x: 0.0)
+    a_rest = zeros(a) if a_rest is None else a_rest
+    b_rest = zeros(b) if b_rest is None else b_rest
+    both = tree_map(_two_sum, a, a_rest, b, b_rest)
+    return tree_map(_Pair.first, both, is_leaf=_is_pair), tree_map(_Pair.second, both, is_leaf=_is_pair)
+
+
+class _Pair(tuple):  # type: ignore[type-arg]
+    """(number, rest), as one leaf."""
+
+    __slots__ = ()
+    first, second = operator.itemgetter(0), operator.itemgetter(1)
+
+
+def _is_pair(x: Any) -> bool:
+    return isinstance(x, _Pair)
+
+
+def _two_sum(a: Any, a_rest: Any, b: Any, b_rest: Any) -> _Pair:
+    """The sum of two numbers and what it misses (Knuth's two-sum; then both are normalized)."""
+    a, b = _wide(a), _wide(b)
+    if getattr(a, "shape", ()) != getattr(b, "shape", ()):
+        raise ValueError(f"Cannot merge sums: expected shape {a.shape}, got {describe(b)}.")
+    with np.errstate(all="ignore"):
+        rough = a + b
+        there = rough - a
+        rest = ((a - (rough - there)) + (b - there)) + (a_rest + b_rest)
+        rest = _finite(rest)
+        total = rough + rest
+        return _Pair((total, _finite(rest - (total - rough))))
+
+
+def _wide(x: Any) -> Any:
+    """Python numbers as they are, arrays in float64 or int64."""
+    if type(x) in (int, float):
+        return x
+    if isinstance(x, (bool, np.generic)):
+        return x.item() if isinstance(x, np.generic) and x.dtype.kind in "fiu" else int(x)
+    if not hasattr(x, "dtype"):
+        raise TypeError(f"Cannot merge sums: expected numbers or arrays, got {describe(x)}.")
+    return x.astype(np.int64 if x.dtype.kind in "biu" else np.float64, copy=False)
+
+
+def _finite(x: Any) -> Any:
+    """0 where a number is not finite."""
+    if isinstance(x, (int, float)):
+        return x if math.isfinite(x) else 0.0
+    return x if x.dtype.kind == "i" else _xp(x).where(_xp(x).isfinite(x), x, 0.0)
+
+
+def _xp(x: Any) -> Any:
+    return get_ops(x).xp if hasattr(x, "dtype") else np
+
+
+def _is_parts(x: Any) -> bool:
+    return isinstance(x, _Parts) or hasattr(x, "dtype")
+
+
+def _parts(x: Any) -> _Parts:
+    return x if isinstance(x, _Parts) else _Parts((x,))
+
+
+def _at_least_1d(x: Any) -> Any:
+    x = x if hasattr(x, "dtype") else np.asarray(x)
+    return x.reshape(1) if x.ndim == 0 else x
+
+
+def _is_state(x: Any) -> bool:
+    return isinstance(x, State)
+
+
+def _merge(a: State, b: State) -> State:
+    return a.merge(b)
+
+
+def _result(value: Any) -> Any:
+    if value is EMPTY or value is None:
+        return None
+    if isinstance(value, State):
+        return value.compute()
+    return tree_map(lambda x: on_host(x) if hasattr(x, "dtype") else x, value)

@@ -1,0 +1,240 @@
+"""Terms: a calculator bound to places in a context, with a weight; and their weighted sum."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from .base import ReducedLoss, Wanted
+from .config import register
+from .schedules import Series, value_at
+from .schema import ConfigError, Configurable, Problem
+from .state import LossState, TreeState
+from .trees import check_path, get_path, tree_map
+
+__all__ = ["ContextLoss", "Term", "WeightedSum", "WeightedSumState"]
+
+Paths = str | Sequence[str]
+
+
+class ContextLoss(Configurable, ABC):
+    """A loss of what lies at paths of a context: any nesting of dicts, lists and objects."""
+
+    def __call__(self, context: Any) -> tuple[dict[str, Any], Any]:
+        """({path: gradient}, loss) in one pass."""
+        state, grads = self._run(context, Wanted(total=True, grad=True))
+        return grads, state.compute()
+
+    def get_grad(self, context: Any) -> dict[str, Any]:
+        """The gradients, by the paths of the guesses."""
+        return self._run(context, Wanted(grad=True))[1]
+
+    def get_loss(self, context: Any) -> Any:
+        """The loss."""
+        return self._run(context, Wanted(total=True))[0].compute()
+
+    def get_state_from_context(self, context: Any) -> Any:
+        """The partial result of a context: states merge to the loss of all of them together."""
+        return self._run(context, Wanted(total=True))[0]
+
+    @abstractmethod
+    def get_state_and_grad(self, context: Any) -> tuple[Any, dict[str, Any]]:
+        """(state, gradients of totals), for gradients that are added up over contexts.
+
+        `state.scale(...)` of the merged state makes of what was added up the gradients of the loss.
+        """
+
+    @abstractmethod
+    def empty(self) -> Any:
+        """The state of no data."""
+
+    @abstractmethod
+    def _run(self, context: Any, wanted: Wanted) -> tuple[Any, dict[str, Any]]:
+        """(state, {path: gradient}), each if it is wanted."""
+
+
+@register("Term.v1")
+class Term(ContextLoss):
+    """A calculator bound to places in a context: where its guesses, truths and mask lie, and what it weighs.
+
+        loss = weight(step) * calculator(context[guesses], context[truths], mask=context[mask])
+
+    A context is any nesting of dicts, lists and objects, and a path such as "preds.boxes[0].xy" a place in it.
+    Gradient with respect to: what lies at the path of the guesses; gradients are dicts with that path as key.
+    Errors: KeyError for a path that leads nowhere, with what was there; ValueError for a schedule without a step.
+    Source: Kauldron's `kd.losses.Loss` (https://kauldron.readthedocs.io), with gradients.
+
+    loss: the calculator.
+    guesses, truths: paths, or a list of paths for calculators that take more than one.
+    mask, sample_weight: paths of these; none by default.   step: path of the number of the step, read by schedules.
+    weight: a number, or a schedule: a function from step to number. It multiplies the loss and not what a mean
+        divides by.
+    normalize_by: what a mean divides by, if that is not to be what the calculator says.
+    """
+
+    loss: ReducedLoss = dataclasses.field(kw_only=False)
+    guesses: Paths
+    truths: Paths | None = None
+    mask: str | None = None
+    sample_weight: str | None = None
+    step: str = "step"
+    weight: float | Callable[[int], Any] | Iterator[float] = 1.0
+    normalize_by: Literal["mask", "values"] | None = None
+
+    def check_options(self) -> Iterable[Problem]:
+        """Paths that cannot be read, and another number of them than the calculator takes."""
+        for name in ("guesses", "truths", "mask", "sample_weight", "step"):
+            for path in _paths(getattr(self, name)):
+                try:
+                    check_path(path)
+                except ConfigError as error:
+                    yield name, error.problems[0][1]
+        for name, inputs in (("guesses", self.loss.inputs), ("truths", self.loss.truth_inputs)):
+            given = len(_paths(getattr(self, name)))
+            if given != len(inputs):
+                expected = f"should be {len(inputs)} ({', '.join(inputs)})" if inputs else "should be left out"
+                yield name, f"{expected} for {type(self.loss).__name__}, got {given}"
+
+    @functools.cached_property
+    def calculator(self) -> ReducedLoss:
+        """The calculator with the term's `normalize_by`."""
+        return self.loss if self.normalize_by is None else replace(self.loss, normalize_by=self.normalize_by)
+
+    @functools.cached_property
+    def _weight(self) -> Any:
+        return Series(self.weight) if isinstance(self.weight, Iterator) else self.weight
+
+    def get_weight(self, step: Any = None) -> float:
+        """The weight at a step."""
+        try:
+            return value_at(self._weight, step)
+        except ValueError as error:
+            raise ValueError(f"{error} It is the weight of {self!r}.") from None
+
+    def get_state_and_grad(self, context: Any) -> tuple[LossState, dict[str, Any]]:
+        """(state, {path: gradient of its total}), for gradients that are added up over contexts.
+
+        `state.scale(...)` of the merged state makes of what was added up the gradient of the loss.
+        """
+        return self._run(context, Wanted(total=True, grad=True, unscaled=True))
+
+    def empty(self) -> LossState:
+        """The state of no data."""
+        return replace(self.calculator.empty(), parent=self)
+
+    def get_state(
+        self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None, step: Any = None
+    ) -> LossState:
+        """The partial result of arrays, as that of a context which holds them."""
+        state = self.calculator.get_state(guesses, truths, mask=mask, sample_weight=sample_weight)
+        return state.weighted(self.get_weight(step), self)
+
+    def get_values(self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None) -> Any:
+        """The calculator's values before reduction and weight."""
+        return self.calculator.get_values(guesses, truths, mask=mask, sample_weight=sample_weight)
+
+    def _run(self, context: Any, wanted: Wanted) -> tuple[LossState, dict[str, Any]]:
+        weight = self.get_weight(get_path(context, self.step) if callable(self._weight) else None)
+        guesses, truths = (_read(context, paths) for paths in (self.guesses, self.truths))
+        mask, sample = (None if path is None else get_path(context, path) for path in (self.mask, self.sample_weight))
+        state, _, grad = self.calculator._run(guesses, truths, mask, sample, None, wanted, weight)
+        grads: dict[str, Any] = {}
+        if wanted.grad:
+            for path, part in zip(_paths(self.guesses), grad if len(self.loss.inputs) > 1 else (grad,)):
+                _add(grads, path, part)
+        return state.weighted(weight, self) if wanted.total else state, grads
+
+
+class WeightedSumState(TreeState):
+    """The states of terms, by name; `compute()` is their sum."""
+
+    def compute(self) -> Any:
+        """The sum of the terms' losses; 0 for no data."""
+        return sum(self.per_term().values())
+
+    def per_term(self) -> dict[str, Any]:
+        """The loss of each term, weighted."""
+        return {name: state.compute() for name, state in (self.tree or {}).items()}
+
+    def scale(self, gradients: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """{path: gradient of the sum}, from {term: {path: gradient of the term's total}}.
+
+        Each term is divided by its own count. Added up before, gradients of other terms could not be told apart.
+        """
+        total: dict[str, Any] = {}
+        for name, grads in gradients.items():
+            for path, grad in self.tree[name].scale(grads).items():
+                _add(total, path, grad)
+        return total
+
+
+@register("WeightedSum.v1")
+class WeightedSum(ContextLoss):
+    """The sum of terms over one context: `loss = sum of term(context)`.
+
+    In a config a term is a section, `[loss.terms.digit]`; in Python terms may be given by position, and are then
+    named "0", "1" and so on.
+    Gradient with respect to: what lies at the terms' paths of guesses; where terms share a path, their gradients are
+    summed.
+    Source: Kauldron's `compute_losses` (https://kauldron.readthedocs.io), with gradients.
+
+    terms: {name: `Term`}.
+    """
+
+    terms: Mapping[str, Term]
+
+    def __init__(self, *args: Term, terms: Mapping[str, Term] | None = None) -> None:
+        named = {str(i): term for i, term in enumerate(args)}
+        doubled = [name for name in terms or () if name in named]
+        if doubled:
+            raise ConfigError([("terms", f"{doubled[0]!r} is the name of a term given by position")])
+        object.__setattr__(self, "terms", named | dict(terms or {}))
+        self.__post_init__()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.terms.items()))
+
+    def check_options(self) -> Iterable[Problem]:
+        """At least one term."""
+        if not self.terms:
+            yield "terms", "should hold at least one term"
+
+    def get_state_and_grad(self, context: Any) -> tuple[WeightedSumState, dict[str, dict[str, Any]]]:
+        """(state, {term: {path: gradient of the term's total}}), for gradients that are added up over contexts.
+
+        `state.scale(...)` of the merged state makes of what was added up the gradients of the sum, by path.
+        """
+        both = {name: term.get_state_and_grad(context) for name, term in self.terms.items()}
+        state = WeightedSumState({name: state for name, (state, _) in both.items()}, parent=self)
+        return state, {name: grads for name, (_, grads) in both.items()}
+
+    def empty(self) -> WeightedSumState:
+        """The state of no data."""
+        return WeightedSumState({name: term.empty() for name, term in self.terms.items()}, parent=self)
+
+    def _run(self, context: Any, wanted: Wanted) -> tuple[WeightedSumState, dict[str, Any]]:
+        states, total = {}, dict[str, Any]()
+        for name, term in self.terms.items():
+            states[name], grads = term._run(context, wanted)
+            for path, grad in grads.items():
+                _add(total, path, grad)
+        return WeightedSumState(states, parent=self), total
+
+
+def _paths(paths: Paths | None) -> Sequence[str]:
+    return () if paths is None else (paths,) if isinstance(paths, str) else paths
+
+
+def _read(context: Any, paths: Paths | None) -> Any:
+    if paths is None or isinstance(paths, str):
+        return None if paths is None else get_path(context, paths)
+    return tuple(get_path(context, path) for path in paths)
+
+
+def _add(total: dict[str, Any], path: str, grad: Any) -> None:
+    """Add a gradient to what a path has. Gradients of one path are arranged alike, as its guesses are."""
+    total[path] = grad if path not in total else tree_map(lambda a, b: a + b, total[path], grad)
