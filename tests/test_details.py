@@ -962,3 +962,27 @@ def test_label_sets_in_arrays_of_ids(rng: Any) -> None:
     x = rng.normal(size=(2, 3))
     for name in ("MultiLabelSoftMargin.v1", "MultiLabelMargin.v1"):
         assert_same(make(name)(x, [np.array([0, 2]), np.array([1])]), make(name)(x, [{0, 2}, {1}]))
+
+
+@pytest.mark.parametrize("most", [0, 1, 3, 7, 8, 9, 16, 17, 20])
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_margins_of_many_labels(most: int, dtype: Any, backend: Any, rng: Any) -> None:
+    """Any number of labels, against all pairs one by one."""
+    x = rng.normal(size=(5, 20)).astype(dtype)
+    sets = [set(rng.permutation(20)[:n].tolist()) for n in (most, most // 2, 0, min(most, 1), most)]
+    values, slopes = np.zeros(5), np.zeros((5, 20))
+    for row, labels in enumerate(sets):
+        for j in labels:
+            for i in set(range(20)) - labels:
+                gap = 1.0 - (float(x[row, j]) - float(x[row, i]))
+                if gap > 0.0:
+                    values[row] += gap / 20
+                    slopes[row, i] += 1 / 20
+                    slopes[row, j] -= 1 / 20
+    loss, rtol = make("MultiLabelMargin.v1", reduction="sum"), 2e-3 if dtype == np.float16 else 1e-13
+    grad, total = loss(x, sets, sample_weight=[1.0, 2.0, 1.0, 1.0, 0.5])
+    weight = np.array([1.0, 2.0, 1.0, 1.0, 0.5])
+    assert_same((total, grad), (values @ weight, (slopes * weight[:, None]).astype(dtype)), rtol=rtol, atol=1e-15)
+    assert_same(loss.get_loss(x, sets), values.sum(), rtol=rtol)
+    assert_same(loss.get_grad(x, sets), slopes.astype(dtype), rtol=rtol, atol=1e-15)
+    assert_same(loss.get_values(x, sets), values.astype(dtype), rtol=rtol)

@@ -125,6 +125,10 @@ class MultiMargin(RowLoss, NameOptions):
         return truths.targets, float(self.margin), float(batch.columns), self.p
 
 
+AT_ONCE = 8
+"""How many labels a pass of MultiLabelMargin takes."""
+
+
 @register("MultiLabelMargin.v1", alias="multilabel")
 class MultiLabelMargin(RowLoss, NameOptions):
     """The score of each label of a row must lie above that of every class that is none by 1.
@@ -152,8 +156,8 @@ class MultiLabelMargin(RowLoss, NameOptions):
         targets, xp, asarray = self.labels.read_multi(batch, truths), batch.ops.xp, batch.ops.asarray
         indptr: Any = targets.indptr
         counts = np.diff(indptr)
-        most = int(counts.max(initial=0))
-        width = next((n for n in _AT_ONCE if n >= most), -(-most // _AT_ONCE[-1]) * _AT_ONCE[-1])
+        most = counts.max(initial=0)
+        width = next(n for n in (1, 2, 4, *range(AT_ONCE, batch.columns + AT_ONCE, AT_ONCE)) if n >= most)
         ids = xp.zeros((len(counts), width), np.int64)
         place = np.arange(indptr[-1]) - np.repeat(indptr[:-1], counts)
         ids[asarray(np.repeat(np.arange(len(counts)), counts)), asarray(place)] = targets.ids
@@ -175,22 +179,21 @@ class MultiLabelMargin(RowLoss, NameOptions):
     def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
         """The first labels; where there are more, `compute` asks again."""
         members, count, ids = truths.targets
-        first = ids[:, : _AT_ONCE[-1]]
-        return (members, count, float(batch.columns), *(first[:, i] for i in range(first.shape[1])))
+        return (members, count, float(batch.columns), *ids[:, :AT_ONCE].T)
 
     def compute(
         self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """One pass for some labels, and a sum of passes where there are more."""
         members, count, ids = truths.targets
-        xp, most = batch.ops.xp, _AT_ONCE[-1]
-        if ids.shape[1] <= most:
+        if ids.shape[1] <= AT_ONCE:
             return super().compute(batch, truths, weights, wanted, out)
+        xp = batch.ops.xp
         slope = None if out is None else xp.zeros(out[0].shape, compute_dtype(out[0].dtype))
         values: Any = None
         total: Any = 0.0
-        for start in range(0, ids.shape[1], most):
-            some = replace(truths, targets=(members, count - start, ids[:, start : start + most]))
+        for start in range(0, ids.shape[1], AT_ONCE):
+            some = replace(truths, targets=(members, count - start, ids[:, start:]))
             part = None if slope is None else [xp.empty_like(slope)]
             found, add = super().compute(batch, some, weights, wanted, part)
             values = found if values is None else values + found
@@ -200,7 +203,3 @@ class MultiLabelMargin(RowLoss, NameOptions):
         if out is not None:
             out[0][...] = slope
         return values, total
-
-
-_AT_ONCE = (1, 2, 4, 8)
-"""How many labels a pass takes."""
