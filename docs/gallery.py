@@ -370,6 +370,12 @@ PICTURES: dict[str, Picture] = {
         angle=True,
     ),
     "CosineSimilarity": Picture("angle between x1 and x2", [Curve("", PAIR, None)], result="value", angle=True),
+    "NegativeCosineSimilarity": Picture(
+        "angle between x1 and x2",
+        [Curve("eps = 1e-8 (default)", PAIR, None), Curve("eps = 0.5", PAIR, None, dict(eps=0.5))],
+        note="Vectors of length 1: with eps = 0.5 they count as 2/3.",
+        angle=True,
+    ),
     "PairwiseDistance": Picture(
         "first component of x1 - x2 (second: 0.5)",
         [
@@ -482,6 +488,9 @@ PICTURES: dict[str, Picture] = {
         note=f"The only token of the first of two sequences; the second has two. {OVER_LOGITS}",
         axis_range=(0, 1),
     ),
+    # values
+    "Value": Picture("guess", [Curve("", elements(-3, 3), None)]),
+    "AbsoluteValue": Picture("guess", [Curve("", elements(-3, 3), None)]),
 }
 """The picture of each class."""
 

@@ -16,6 +16,7 @@ from .losses.margin import *  # noqa: F403
 from .losses.regression import *  # noqa: F403
 from .losses.thinc import *  # noqa: F403
 from .losses.thinc_v4 import *  # noqa: F403
+from .losses.values import *  # noqa: F403
 from .ops import NumpyOps, Ops, get_ops, prefer_gpu, require_cpu, require_gpu, use_ops
 from .schema import ConfigError
 from .state import *  # noqa: F403

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from .arrays import Batch, Layout
-from .checks import Interval, OneOf, check_domain, check_shape, fail
+from .checks import Interval, OneOf, check_domain, check_shape, describe, fail
 from .ops import Array, Ops
 from .ops.base import compute_dtype
 from .reduction import NormalizeBy, Reduction, Weights, item_array, weigh
@@ -204,6 +204,8 @@ class ReducedLoss(Loss):
             if self.truth_inputs:
                 raise fail(batch.name, ", ".join(self.truth_inputs), "beside guesses", "none")
             truths = None
+        elif truths is not None and not self.truth_inputs:
+            raise fail(batch.name, "truths", "to be None", describe(truths))
         if batch.lengths == ():
             batch.check_sequences("truths", truths if self.truth_inputs else [])
             return self.empty(), [], batch.restore(batch.arrays)
@@ -251,7 +253,8 @@ class ElementwiseLoss(ReducedLoss):
 
     `formula(xp, *guesses, truth, *options) -> value, *slopes` is pure array notation with arithmetic, comparisons and
     the functions of `FORMULA_FUNCTIONS`. It sees no weight, mask, reduction, dtype or device: the same function runs on
-    every backend. Parameters after the truth are filled from options of the same names.
+    every backend. Parameters after the truth are filled from options of the same names. With `truth_inputs = ()` there
+    is no truth.
     """
 
     truth_domain: ClassVar[Interval | OneOf | None] = None
@@ -265,9 +268,11 @@ class ElementwiseLoss(ReducedLoss):
 
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """An array of the guesses' shape."""
-        targets = batch.real("truths", truths)
         for x in batch.arrays[1:]:
             check_shape(batch.name, "guesses", x, batch.shape, self.inputs[0])
+        if not self.truth_inputs:
+            return Truths(None)
+        targets = batch.real("truths", truths)
         if batch.layout == "broadcast" and tuple(targets.shape) != batch.shape:
             with contextlib.suppress(ValueError):  # the check below says it
                 targets = batch.ops.xp.broadcast_to(targets, batch.shape)
@@ -287,7 +292,8 @@ class ElementwiseLoss(ReducedLoss):
         self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """Hand the formula to the backend."""
-        others = (truths.targets, *self.formula_options(batch.ops))
+        targets = (truths.targets,) if self.truth_inputs else ()
+        others = (*targets, *self.formula_options(batch.ops))
         return batch.ops.run(
             self.formula,
             batch.arrays,
@@ -304,7 +310,7 @@ class ElementwiseLoss(ReducedLoss):
 @functools.cache
 def _formula_names(cls: type[ElementwiseLoss]) -> list[str]:
     """The options that a formula takes: its parameters after xp, the guesses and the truth."""
-    return list(inspect.signature(cls.formula).parameters)[2 + len(cls.inputs) :]
+    return list(inspect.signature(cls.formula).parameters)[1 + len(cls.inputs) + len(cls.truth_inputs) :]
 
 
 class RowLoss(ReducedLoss):

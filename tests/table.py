@@ -321,6 +321,10 @@ def vectors(outputs: int, *shape: int, truths: bool = False) -> Sample:
     return sample
 
 
+def values(*shape: int) -> Sample:
+    return lambda rng, n: (rng.normal(size=(n, *shape)) * 2, None)
+
+
 def label_sets(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
     found: list[Any] = [
         None if rng.random() < 0.1 else set(np.flatnonzero(rng.random(5) < 0.4).tolist()) for _ in range(shape[0])
@@ -393,6 +397,13 @@ def far_logits() -> tuple[Any, Any]:
     return np.array(guesses), np.array([*truths, 0.5, 1.0, 0.0])
 
 
+def far_vectors() -> tuple[Any, Any]:
+    """Vectors of zeros, of numbers that are hardly numbers, and of huge ones."""
+    a = np.array([[0.0, 0.0], [0.0, 0.0], [TINY, 0.0], [1e-300, 2e-300], [1e300, -1e300], [1e-9, 1e-9], [1e150, 0.0]])
+    b = np.array([[3.0, -4.0], [0.0, 0.0], [1.0, 1.0], [1e300, 1e300], [2e300, 1e300], [1e-9, 0.0], [1e-150, 1.0]])
+    return (a, b), None
+
+
 def ref_kl(x: Any, t: Any, o: Any) -> Any:
     if o.get("log_target"):
         return mp.mpf(0) if mp.isinf(t) else mp.exp(t) * (t - x)
@@ -453,6 +464,12 @@ def ref_cosine_embedding(x: Any, t: Any, o: Any) -> Any:
 
 def ref_similarity(x: Any, t: Any, o: Any) -> Any:
     return mp_cosine(*map(mp_row, x), least=mp.mpf(o.get("eps", 1e-8)))
+
+
+def ref_negative_cosine(x: Any, t: Any, o: Any) -> Any:
+    a, b = map(mp_row, x)
+    eps = mp.mpf(o.get("eps", 1e-8))
+    return -mp.fdot(a, b) / ((mp.sqrt(mp.fdot(a, a)) + eps) * (mp.sqrt(mp.fdot(b, b)) + eps))
 
 
 def mp_distance(a: Any, b: Any, o: Any) -> Any:
@@ -541,6 +558,13 @@ ROWS += [
     Row("CosineEmbedding.v1", vectors(2, 6, truths=True), dict(margin=0.2), ref_cosine_embedding, slack=1e-15),
     Row("CosineSimilarity.v1", vectors(2, 6), MEAN, ref_similarity, slack=1e-15),
     Row("CosineSimilarity.v1", vectors(2, 2, 3), dict(MEAN, axis=-1, eps=1.5), None),
+    Row("NegativeCosineSimilarity.v1", vectors(2, 6), value=ref_negative_cosine, slack=1e-15, extremes=far_vectors),
+    Row("NegativeCosineSimilarity.v1", vectors(2, 6), dict(eps=20.0), ref_negative_cosine, slack=1e-15,
+        kinks=lambda: ((np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 2.0]]), np.array([[3.0, -1.0], [0.0, 0.0], [0.0, 0.0]])), None)),
+    Row("NegativeCosineSimilarity.v1", vectors(2, 2, 3), {}, None),
+    Row("Value.v1", values(3), value=plus(lambda x, o: x), linear=True, extremes=lambda: (np.array([0.0, TINY, 1e308, -1e308]), None)),
+    Row("AbsoluteValue.v1", values(2, 3), value=plus(lambda x, o: abs(x)), kinks=lambda: (np.zeros(3), None),
+        extremes=lambda: (np.array([0.0, -TINY, 1e308, -1e308, -1.0]), None)),
     *(Row("PairwiseDistance.v1", vectors(2, 4), dict(MEAN, p=p), ref_pairwise, slack=1e-15, linear=p == 0) for p in (2.0, 1.0, 3.0, np.inf, 0.0)),
     Row("PairwiseDistance.v1", vectors(2, 4), dict(MEAN, p=1.5, eps=0.1), ref_pairwise,
         extremes=lambda: ((np.array([[1e300, -1e300, 0.0, 1.0], [1e-300, 0.0, 0.0, 0.0]]), np.zeros((2, 4))), None)),

@@ -49,6 +49,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "SoftMargin.v1": {},
     "TripletMargin.v1": dict(margin=1.0, p=2.0, eps=1e-6, swap=False),
     "InfoNCE.v1": dict(temperature=0.1),
+    "NegativeCosineSimilarity.v1": dict(eps=1e-8),
+    "Value.v1": {},
+    "AbsoluteValue.v1": {},
 }
 THINC = dict(normalize=True, names=None, missing_value=None, neg_prefix=None, label_smoothing=0.0)
 V4 = dict(names=None, missing_value=None, neg_prefix=None, label_smoothing=0.0, class_weight=None, wrt="logits")
@@ -97,6 +100,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("SigmoidFocal.v1", dict(alpha=BELOW)), ("SigmoidFocal.v1", dict(alpha=1.5)), ("SigmoidFocal.v1", dict(gamma=BELOW)),
     ("CosineEmbedding.v1", dict(margin=-1.5)), ("CosineEmbedding.v1", dict(margin=1.5)),
     ("CosineSimilarity.v1", dict(eps=0.0)), ("CosineSimilarity.v1", dict(eps=-0.5)),
+    ("NegativeCosineSimilarity.v1", dict(eps=0.0)), ("NegativeCosineSimilarity.v1", dict(eps=-0.5)),
     ("PairwiseDistance.v1", dict(p=-0.5)), ("PairwiseDistance.v1", dict(eps=-0.5)),
     ("TripletMargin.v1", dict(margin=0.0)), ("TripletMargin.v1", dict(margin=-0.5)), ("TripletMargin.v1", dict(p=-0.5)), ("TripletMargin.v1", dict(eps=-0.5)),
     ("InfoNCE.v1", dict(temperature=0.0)), ("InfoNCE.v1", dict(temperature=-0.5)),
@@ -114,7 +118,7 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
     ("Quantile.v1", dict(quantile=1e-300)), ("Quantile.v1", dict(quantile=1 - 2**-53)),
     ("SigmoidFocal.v1", dict(alpha=0.0, gamma=0.0)), ("SigmoidFocal.v1", dict(alpha=1.0, gamma=1e300)),
     ("CosineEmbedding.v1", dict(margin=-1.0)), ("CosineEmbedding.v1", dict(margin=1.0)),
-    ("CosineSimilarity.v1", dict(eps=1e-300)), ("PairwiseDistance.v1", dict(p=0.0, eps=0.0)), ("PairwiseDistance.v1", dict(p=inf)),
+    ("CosineSimilarity.v1", dict(eps=1e-300)), ("NegativeCosineSimilarity.v1", dict(eps=1e-300)), ("PairwiseDistance.v1", dict(p=0.0, eps=0.0)), ("PairwiseDistance.v1", dict(p=inf)),
     ("TripletMargin.v1", dict(margin=1e-300, p=0.0, eps=0.0)), ("InfoNCE.v1", dict(temperature=1e-300)),
     ("CTC.v1", dict(blank=0)), ("CrossEntropy.v1", dict(label_smoothing=1.0)), ("CategoricalCrossentropy.v3", dict(label_smoothing=0.9)),
     *((name, dict(class_weight=[1.0, 0.0])) for name in (
@@ -216,6 +220,8 @@ POINTS: list[tuple[str, dict[str, Any], Any, Any, Any, Any]] = [
     ("SmoothL1.v1", dict(beta=0.5), A([0.5, -0.5, 2.0, 0.25]), np.zeros(4), A([0.25, 0.25, 1.75, 0.0625]), A([1.0, -1.0, 1.0, 0.5])),
     ("SmoothL1.v1", dict(beta=0.0), A([0.0, 2.0, -3.0]), np.zeros(3), A([0.0, 2.0, 3.0]), A([0.0, 1.0, -1.0])),
     ("MeanAbsoluteError.v1", {}, A([1.0, 3.0, -1.0]), np.ones(3), A([0.0, 2.0, 2.0]), A([0.0, 1.0, -1.0])),
+    ("AbsoluteValue.v1", {}, A([0.0, 2.0, -3.0, -0.0]), None, A([0.0, 2.0, 3.0, 0.0]), A([0.0, 1.0, -1.0, 0.0])),
+    ("Value.v1", {}, A([0.0, 2.0, -3.0]), None, A([0.0, 2.0, -3.0]), A([1.0, 1.0, 1.0])),
     ("HingeEmbedding.v1", dict(margin=2.0), A([2.0, 2.0, 0.5, 3.0, -1.0]), A([-1.0, 1.0, -1.0, -1.0, 1.0]),
         A([0.0, 2.0, 1.5, 0.0, -1.0]), A([-1.0, 1.0, -1.0, 0.0, 1.0])),
     ("MarginRanking.v1", dict(margin=0.5), (A([1.0, 1.0, 1.0, 1.0]), A([0.5, 1.5, 3.0, -3.0])), A([1.0, -1.0, 1.0, 1.0]),
@@ -245,6 +251,9 @@ POINTS: list[tuple[str, dict[str, Any], Any, Any, Any, Any]] = [
     # the second term is left out where a length is at most eps
     ("CosineSimilarity.v1", dict(eps=2.0), (A([[2.0, 0.0], [4.0, 0.0]]), A([[3.0, 4.0], [3.0, 4.0]])), None,
         A([0.6, 0.6]), (A([[0.3, 0.4], [0.0, 0.2]]), A([[0.128, -0.096], [0.128, -0.096]]))),
+    # eps is added to lengths; at a vector of zeros the slope is that of the other one over eps
+    ("NegativeCosineSimilarity.v1", dict(eps=2.0), (A([[4.0, 0.0], [0.0, 0.0], [0.0, 0.0]]), A([[3.0, 4.0], [3.0, 4.0], [0.0, 0.0]])), None,
+        A([-2 / 7, 0.0, 0.0]), (A([[-1 / 42, -2 / 21], [-3 / 14, -2 / 7], [0.0, 0.0]]), A([[-52 / 735, 8 / 245], [0.0, 0.0], [0.0, 0.0]]))),
     # distances: no difference at all, components of 0, ties
     *(("PairwiseDistance.v1", dict(p=p, eps=0.0), (np.ones((1, 3)), np.ones((1, 3))), None, A([0.0]), (np.zeros((1, 3)), np.zeros((1, 3))))
         for p in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, inf)),
@@ -288,6 +297,17 @@ def test_single_points(
         assert_same(found, grad, rtol=1e-11, atol=1e-11)
 
 
+def test_values_are_not_the_callers_array(backend: Any) -> None:
+    """The value is the guess, but in an array of its own: results may be written to, and so may the guesses."""
+    for size in (3, 50_000):
+        guesses = np.full(size, 2.0)
+        values = make("Value.v1").get_values(guesses)
+        assert not np.shares_memory(values, guesses)
+        grad, value = make("Value.v1")(guesses, out=guesses)
+        assert grad is guesses
+        assert value == 2.0
+
+
 def test_a_vector_of_zeros_gets_no_gradient() -> None:
     (queries, keys), value = make("InfoNCE.v1")((np.zeros((2, 3)), np.zeros((2, 3))))
     assert value == pytest.approx(np.log(2))
@@ -323,7 +343,9 @@ def test_gradients_of_finite_guesses_are_finite(row: Row, rng: Any) -> None:
 # Shapes
 
 
-@pytest.mark.parametrize("name", ["CosineEmbedding.v1", "CosineSimilarity.v1", "PairwiseDistance.v1"])
+@pytest.mark.parametrize(
+    "name", ["CosineEmbedding.v1", "CosineSimilarity.v1", "NegativeCosineSimilarity.v1", "PairwiseDistance.v1"]
+)
 def test_vectors_of_one_shape(name: str) -> None:
     truths = np.ones(2) if name == "CosineEmbedding.v1" else None
     for other in (np.ones((2, 1)), np.ones((1, 3)), np.ones((3, 3))):

@@ -128,7 +128,7 @@ def test_k_numbers_of_inputs() -> None:
     three = {
         row["alias"]: row["inputs"] for row in lossreg.help() if len(row["inputs"]) != 2 or "[weight]" in row["inputs"]
     }
-    assert set(three) == {"bce", "bcelogits", "cosineloss", "ctc", "linearce", "margin", "triplet"}
+    assert set(three) == {"abs", "bce", "bcelogits", "cosineloss", "ctc", "linearce", "margin", "triplet", "value"}
     assert len(three["ctc"]) == 4
 
 

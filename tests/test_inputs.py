@@ -238,7 +238,7 @@ BAD: list[tuple[Any, Any, Any, str]] = [
     (InfoNCE(), (X, X[:2]), None, "expected guesses of shape (3, 3) (that of queries), got mismatched shape (2, 3)."),
     (InfoNCE(), (X, X.astype("f")), None, "expected guesses all like the first, a float64 array"),
     (InfoNCE(), (X[0], X[0]), None, "expected guesses of shape (N, D), got queries of shape (3,)."),
-    (InfoNCE(), (X, X), [0, 1, 2], "expected truths None (the truth of query i is key i), got list."),
+    (InfoNCE(), (X, X), [0, 1, 2], "expected truths to be None, got a list of 3."),
     (L2Distance(), X, X[:2], "expected truths of shape (3, 3) (that of guesses), got mismatched shape (2, 3)."),
     (L2Distance(), X[0, 0], X[0, 0], "expected guesses of shape (N, D), got shape ()."),
     (CosineDistance(), X[0], X[0], "expected guesses of shape (N, D), got shape (3,)."),

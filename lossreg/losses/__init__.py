@@ -1,8 +1,22 @@
 """All calculators, one module a family; importing this package registers them."""
 
-from . import alignment, binary, categorical, divergence, embedding, focal, linear, margin, regression, thinc, thinc_v4
+from . import (
+    alignment,
+    binary,
+    categorical,
+    divergence,
+    embedding,
+    focal,
+    linear,
+    margin,
+    regression,
+    thinc,
+    thinc_v4,
+    values,
+)
 
 __all__ = [  # noqa: PLE0604
     *alignment.__all__, *binary.__all__, *categorical.__all__, *divergence.__all__, *embedding.__all__, *focal.__all__,
     *linear.__all__, *margin.__all__, *regression.__all__, *thinc.__all__, *thinc_v4.__all__,
+    *values.__all__,
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 
 from ..arrays import Batch, Layout
 from ..base import CoupledLoss, RowLoss, Truths
-from ..checks import OneOf, check_domain, check_shape, describe, fail
+from ..checks import OneOf, check_domain, check_shape, fail
 from ..config import register
 from ..ops import Array
 from ..reduction import Reduction
@@ -18,8 +18,9 @@ from ..schema import INFINITY_ALLOWED
 from ..targets import Targets
 from .softmax import softmax_cross_entropy, target_arguments
 
-__all__ = ["CosineEmbedding", "CosineSimilarity", "InfoNCE", "PairwiseDistance", "TripletMargin"]
-
+__all__ = [
+    "CosineEmbedding", "CosineSimilarity", "InfoNCE", "NegativeCosineSimilarity", "PairwiseDistance", "TripletMargin",
+]  # fmt: skip
 
 Power = Annotated[float, Ge(0), INFINITY_ALLOWED]
 """The p of a norm: 0 (how many are not zero), finite, or infinite (the largest)."""
@@ -33,8 +34,6 @@ class _PairLoss(RowLoss):
 
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """None: the vectors are all there is."""
-        if truths is not None:
-            raise fail(batch.name, "truths", "to be None", describe(truths))
         return self._same_shapes(batch)
 
     def _same_shapes(self, batch: Batch) -> Truths:
@@ -129,6 +128,40 @@ class CosineSimilarity(_PairLoss):
 
     def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
         """The least length."""
+        return (float(self.eps),)
+
+
+@register("NegativeCosineSimilarity.v1", alias="negcosine")
+class NegativeCosineSimilarity(_PairLoss):
+    """Minus the cosine of the angle between vectors: near -1 where they point the same way, near 1 where opposite ways.
+
+        a = x1 / (|x1| + eps),   b = x2 / (|x2| + eps)
+        value = -a.b
+        slope in x1 = (a.b x1 / |x1| - b) / (|x1| + eps),   in x2 likewise
+
+    Shapes: guesses (x1, x2), each (..., D); truths None; values (...).   Gradient with respect to: both.
+    Kink: none. At x1 = 0 the value is 0 and the slope -b / eps, which is steep.
+    Source: same numbers as NegativeCosineSimilarity of Kauldron (https://kauldron.readthedocs.io).
+
+    eps: added to lengths, in units of the guesses.
+    """
+
+    eps: Annotated[float, Gt(0)] = 1e-8
+
+    inputs = ("x1", "x2")
+
+    @staticmethod
+    def formula(xp: Any, a: Any, b: Any, eps: Any) -> tuple[Any, ...]:
+        """Minus the product of the shortened units."""
+        a_length, b_length = _length(xp, a), _length(xp, b)
+        a_short, b_short = a / (a_length + eps), b / (b_length + eps)
+        cosine = xp.row_sum(a_short * b_short)
+        a_unit, b_unit = (xp.where(n == 0.0, 0.0, x / n) for x, n in ((a, a_length), (b, b_length)))
+        a_slope, b_slope = cosine * a_unit - b_short, cosine * b_unit - a_short
+        return -cosine, a_slope / (a_length + eps), b_slope / (b_length + eps)
+
+    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+        """What is added to lengths."""
         return (float(self.eps),)
 
 
@@ -277,8 +310,6 @@ class InfoNCE(CoupledLoss):
 
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """None: the truth of query i is key i."""
-        if truths is not None:
-            raise fail(batch.name, "truths", "None (the truth of query i is key i)", type(truths).__name__)
         queries, keys = batch.arrays
         if len(batch.shape) != 2:
             raise fail(batch.name, "guesses", "of shape (N, D)", f"queries of shape {batch.shape}")
