@@ -16,8 +16,9 @@ from collections.abc import Sequence
 
 from .lanes import STORAGE, Code, Lanes
 from .library import MathLanes
-from .plan import Array, Output, Plan, below
-from .trace import ELEMENT, Graph, Symbol
+from .plan import Plan, below
+from .program import Program
+from .trace import ELEMENT, Symbol
 
 __all__ = ["HEADER", "function_text", "operation"]
 
@@ -26,18 +27,15 @@ HEADER = ("claimed", "rows", "columns", "elements", "rows_a_claim")
 
 
 class _Function:
-    def __init__(
-        self, graph: Graph, arrays: dict[int, Array], outputs: Sequence[Output], bits: int, vector_bytes: int
-    ) -> None:
-        self.graph, self.arrays, self.outputs = graph, arrays, outputs
+    def __init__(self, program: Program, bits: int, vector_bytes: int) -> None:
+        self.arrays, self.outputs, self.numbers = program.arrays, program.outputs, program.numbers
         self.code = Code()
         self.lanes = MathLanes(self.code, bits, 2 * vector_bytes * 8 // bits, avx512=vector_bytes == 64)
         self.row_lanes = MathLanes(self.code, 64, 1)
-        self.numbers = [x for x in graph.symbols.values() if x.op == "number"]
         self.known: dict[int, str] = {}
         """Numbers and rows' numbers that have been computed, by key."""
         self.pointers: dict[int, str] = {}
-        self.plan = Plan(outputs)
+        self.plan = Plan(program.outputs)
 
     def text(self) -> str:
         code = self.code
@@ -311,10 +309,7 @@ def operation(lanes: Lanes, x: Symbol, found: Sequence[str]) -> str:
     return result
 
 
-def function_text(
-    graph: Graph, arrays: dict[int, Array], outputs: Sequence[Output], bits: int, vector_bytes: int
-) -> tuple[str, list[int], int]:
-    """The function `run(call, scratch)`, the arguments that are its numbers, and how many scratch rows it needs."""
-    function = _Function(graph, arrays, outputs, bits, vector_bytes)
-    text = function.text()
-    return text, [x.args[0] for x in function.numbers], len(function.plan.scratch)
+def function_text(program: Program, bits: int, vector_bytes: int) -> tuple[str, int]:
+    """The function `run(call, scratch)`, and how many scratch rows it needs."""
+    function = _Function(program, bits, vector_bytes)
+    return function.text(), len(function.plan.scratch)

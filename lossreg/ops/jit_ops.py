@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,15 @@ from ..jit.kernel import HEADER, function_text
 from ..jit.lanes import STORAGE
 from ..jit.memory import empty
 from ..jit.plan import Array as Described
-from ..jit.plan import Output
 from ..jit.pool import run_everywhere
+from ..jit.program import program
 from ..jit.scan import ARGUMENTS, alignment_text, padded_width
-from ..jit.trace import ELEMENT, NUMBER, ROW, Symbol, trace
+from ..jit.trace import ELEMENT
 from .base import Array, compute_dtype
+from .compiled import CompiledOps
 from .numpy_ops import NumpyOps
 
 __all__ = ["JitOps"]
-
-COLUMNS = 1024
-"""Elements of a row of a flat array: its sum in float64 is one term of the total."""
 
 CLAIM = 16_384
 """Elements that a thread takes at a time; less than twice that stays on the caller's thread."""
@@ -78,48 +76,17 @@ def _kernel(
     rows: bool,
     dtype: np.dtype,
     arguments: tuple[Any, ...],
+    scale: Any,
     weight: Any,
     values: bool,
     total: bool,
     grads: tuple[Any, ...] | None,
 ) -> _Kernel:
     """Trace, weigh and compile a formula for arrays of these dtypes and ranks."""
-    arrays = {i: x for i, x in enumerate(arguments) if isinstance(x, Described)}
-    traced = [
-        (x.rank, "b" if rows and x.dtype == "bool" else "i" if rows and "int" in x.dtype and x.rank == ROW else "f")
-        if isinstance(x, Described)
-        else x
-        for x in arguments
-    ]
-    graph, (found, *slopes) = trace(formula, traced, rows)
-    if rows and found.rank == ELEMENT or grads is not None and len(slopes) != len(grads):
-        expected = f"one value {'a row' if rows else 'an element'} and a slope for each guess"
-        raise TypeError(f"Cannot compile {formula.__qualname__}: expected it to return {expected}.")
-    scale = graph.make("number", (len(arguments),), NUMBER, "f")
-    factor = None
-    if isinstance(weight, Described):
-        arrays[len(arguments) + 1] = weight
-        factor = graph.make("input", (len(arguments) + 1,), weight.rank, "f")
-    elif weight is float:
-        factor = graph.make("number", (len(arguments) + 1,), NUMBER, "f")
-
-    def weighted(x: Symbol, by: Symbol) -> Symbol:
-        return graph.where(graph.call("eq", factor, 0.0), 0.0, x * by)
-
-    outputs = []
-    for slope, stored in zip(slopes, grads or (), strict=grads is not None):
-        outputs.append(Output(slope * scale if factor is None else weighted(slope, scale * factor), stored))
-    kept = found if factor is None else weighted(found, factor)
-    if values:
-        outputs.append(Output(kept, Described(dtype.name, ROW if rows else ELEMENT)))
-    if total:
-        if not rows:
-            each = kept if kept.rank == ELEMENT else graph.make("spread", (kept,), ELEMENT, "f")
-            kept = graph.reduce("row_sum", each)
-        outputs.append(Output(kept, Described("float64", ROW)))
+    made = program(formula, rows, dtype, arguments, scale, weight, values, total, grads)
     bits = 64 if dtype == np.float64 else 32
-    text, numbers, scratch = function_text(graph, arrays, outputs, bits, vector_bytes())
-    return _Kernel(text, numbers, scratch, len(arrays) + len(outputs), bits)
+    text, scratch = function_text(made, bits, vector_bytes())
+    return _Kernel(text, [x.args[0] for x in made.numbers], scratch, len(made.arrays) + len(made.outputs), bits)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -130,101 +97,27 @@ def _described(dtype: np.dtype, rank: int) -> Described | None:
     return Described(dtype.name, rank) if dtype.name in STORAGE and dtype.isnative else None
 
 
-class JitOps(NumpyOps):
+class JitOps(CompiledOps, NumpyOps):
     """NumPy arrays, with formulas compiled by LLVM: one pass over memory, on several threads."""
 
     name = "numba"
+    flat_columns = 1024
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """A new array, large ones in memory that was used before."""
         return empty(shape, dtype)
 
-    def run(
-        self,
-        formula: Callable[..., tuple[Array, ...]],
-        guesses: Sequence[Array],
-        others: Sequence[Any],
-        weight: Array | None,
-        scale: Any,
-        *,
-        static: tuple[Any, ...] = (),
-        rows: bool,
-        values: bool,
-        total: bool,
-        out: Sequence[Array] | None,
-    ) -> tuple[Array | None, Any]:
-        """As the generic body, compiled."""
-        first: np.ndarray = guesses[0]
-        shape, size = first.shape, first.size
-        given = [*guesses, *others, weight]
-        flat = not rows
-        for x in () if rows else (*given, *(out or ())):
-            flat = flat and _flat(x, shape)
-        if len(shape) == 1 and not flat and not rows:  # one row would be one thread's
-            given = [x if _flat(x, shape) else np.ascontiguousarray(np.broadcast_to(x, shape)) for x in given]
-            flat = True
-        columns = min(size, COLUMNS) if flat else shape[-1] if shape else 1
-        count = -(-size // columns) if columns else 0
-        numbers: dict[int, float] = {}
-        places: list[int] = []
-        used: list[np.ndarray] = []  # keeps copies alive
-        readable = count > 0
+    address = staticmethod(_address)
+    described = staticmethod(_described)
+    kernel = staticmethod(_kernel)
 
-        def lay(x: Any, place: int) -> Any:
-            """What the kernel is compiled for; where the data lies goes into `places`, or a number into `numbers`."""
-            nonlocal readable
-            if x is None:
-                return None
-            if not isinstance(x, np.ndarray):
-                if isinstance(x, (float, np.floating)):
-                    numbers[place] = float(x)
-                    return float
-                return x
-            if not rows and x.size == 1:
-                numbers[place] = float(x.reshape(()))
-                return float
-            rank, x, stride = (ELEMENT, x, columns * x.itemsize) if flat else _laid(x, rows, shape, count, columns)
-            item = _described(x.dtype, rank)
-            readable = readable and item is not None
-            used.append(x)
-            places.append(_address(x))
-            places.append(stride)
-            return item
+    def totals(self, rows: int) -> Array:
+        """One for each row."""
+        return np.empty(rows)
 
-        described = [lay(x, i) for i, x in enumerate(given[:-1])] if readable else []
-        described.extend(static)
-        numbers[len(described)] = float(scale)
-        weighs = None if weight is None or not readable else lay(given[-1], len(described) + 1)
-        grads, targets = None, []
-        if out is not None:
-            targets = [
-                x if (_flat(x, shape) if flat else x.ndim == 2 and _row_contiguous(x)) else np.empty(shape, x.dtype)
-                for x in out
-            ]
-            for x in targets:
-                places.append(_address(x))
-                places.append(x.strides[0] if x.ndim == 2 and not flat else columns * x.itemsize)
-            grads = tuple([_described(x.dtype, ELEMENT) for x in out])
-            readable = readable and None not in grads
-        if not readable:
-            options: dict[str, Any] = {"static": static, "rows": rows, "values": values, "total": total, "out": out}
-            return super().run(formula, guesses, others, weight, scale, **options)
-        dtype = compute_dtype(first.dtype)
-        found = totals = None
-        if values:
-            found = np.empty((count, 1) if rows else shape, dtype)
-            places.append(_address(found))
-            places.append(dtype.itemsize if rows else columns * dtype.itemsize)
-        if total:
-            totals = np.empty(count)
-            places.append(_address(totals))
-            places.append(8)
-        kernel = _kernel(formula, rows, dtype, tuple(described), weighs, values, total, grads)
-        kernel(count, columns, size, places, numbers)
-        for made, target in zip(targets, out or ()):
-            if made is not target:
-                target[...] = made
-        return found, None if totals is None else float(totals[0] if count == 1 else np.add.reduce(totals))
+    def added_up(self, totals: Array) -> float:
+        """The sum of the rows' totals."""
+        return float(totals[0] if len(totals) == 1 else np.add.reduce(totals))
 
     def all_hold(self, domain: Any, array: Array) -> bool:
         """As the generic body, in one pass."""
@@ -250,8 +143,8 @@ class JitOps(NumpyOps):
         if not log_probs.size or out is not None and _described(out.dtype, ELEMENT) is None:
             return super().align(log_probs, states, leaps, frames, last, slopes, logits, out)
         width, lanes = padded_width(states.shape[1], vector_bytes()), 2 * vector_bytes() // 8
-        probs = log_probs if _row_contiguous(log_probs) else np.ascontiguousarray(log_probs)
-        target = None if out is None else out if _row_contiguous(out) else np.empty(out.shape, out.dtype)
+        probs = log_probs if row_contiguous(log_probs) else np.ascontiguousarray(log_probs)
+        target = None if out is None else out if row_contiguous(out) else np.empty(out.shape, out.dtype)
         padded, padded_leaps = np.zeros((n, width), np.int64), np.zeros((n, width + lanes), np.bool_)
         padded[:, : states.shape[1]], padded_leaps[:, : states.shape[1]] = states, leaps
         found, weights = np.empty(n), np.zeros(n) if slopes is None else np.ascontiguousarray(slopes, np.float64)
@@ -290,30 +183,3 @@ def _aligner(dtype: str, stored: str | None, logits: bool) -> Callable[[Any, Any
 def _outside(xp: Any, x: Any, domain: Any) -> tuple[Any, ...]:
     """1 where a number is not in a domain."""
     return (xp.where(domain.holds(x), 0.0, 1.0),)
-
-
-def _flat(x: Any, shape: tuple[int, ...]) -> bool:
-    """Whether something lies in memory as a contiguous array of this shape does, or is one number."""
-    return not isinstance(x, np.ndarray) or x.size == 1 or x.shape == shape and x.flags.c_contiguous
-
-
-def _row_contiguous(x: np.ndarray) -> bool:
-    return x.ndim > 0 and (x.strides[-1] == x.itemsize or x.shape[-1] == 1)
-
-
-def _laid(x: np.ndarray, rows: bool, shape: tuple[int, ...], count: int, columns: int) -> tuple[int, np.ndarray, int]:
-    """An array as (its rank, the array or a copy of rows that lie together, the bytes from row to row)."""
-    if rows:
-        if x.ndim == 1:
-            return ROW, x, x.strides[0]
-        if not _row_contiguous(x):
-            x = np.ascontiguousarray(x)
-        return ELEMENT, x, 0 if len(x) == 1 else x.strides[0]
-    x = np.broadcast_to(x, shape)
-    if x.strides[-1] == 0 and columns > 1:
-        x = x[..., :1].reshape(count)
-        return ROW, x, x.strides[0]
-    x = x.reshape(count, columns)
-    if not _row_contiguous(x):
-        x = np.ascontiguousarray(x)
-    return ELEMENT, x, x.strides[0]
