@@ -20,7 +20,7 @@ from ..jit.program import program
 from ..jit.scan import ARGUMENTS, alignment_text, padded_width
 from ..jit.trace import ELEMENT
 from .base import Array, compute_dtype
-from .compiled import CompiledOps
+from .compiled import CompiledOps, row_contiguous
 from .numpy_ops import NumpyOps
 
 __all__ = ["JitOps"]
