@@ -14,7 +14,7 @@ __all__ = ["check_path", "get_path", "leaves", "tree_map"]
 
 IsLeaf = Callable[[Any], bool] | None
 
-_STEP = re.compile(r"\.?([^\W\d]\w*)|\[(-?\d+)\]|\[('[^']*'|\"[^\"]*\")\]|\.(\d+)")
+_STEP = re.compile(r"(?:^|\.)([^\W\d]\w*)|\[(-?\d+)\]|\[('[^']*'|\"[^\"]*\")\]|\.(\d+)")
 """One step of a path: a name, an index, or a name in quotes for one that is no word."""
 
 
@@ -25,11 +25,12 @@ def tree_map(
     if is_leaf is not None and is_leaf(tree):
         return function(tree, *others)
     for other in others:
-        alike = type(other) is type(tree) if isinstance(tree, (list, tuple)) else True
         if isinstance(tree, Mapping):
             alike = isinstance(other, Mapping) and other.keys() == tree.keys()
         elif isinstance(tree, (list, tuple)):
-            alike = alike and len(other) == len(tree)
+            alike = type(other) is type(tree) and len(other) == len(tree)
+        else:
+            alike = not isinstance(other, (Mapping, list, tuple)) or (is_leaf is not None and is_leaf(other))
         if not alike:
             raise ValueError(f"Cannot combine trees: expected another like {_shape(tree)}, got {_shape(other)}.")
     again = functools.partial(tree_map, function, is_leaf=is_leaf)
@@ -58,14 +59,14 @@ def get_path(context: Any, path: str) -> Any:
     found, walked = context, ""
     for name, index, text in _steps(path):
         try:
-            if isinstance(found, Mapping):
-                found = found[name if name in found or index is None else index]
+            if isinstance(found, Mapping):  # asked first: a defaultdict would make what it does not have
+                found = found[next(key for key in (name, index) if key is not None and key in found)]
             elif name is None or (index is not None and not hasattr(found, name)):
                 found = found[index]
             else:
                 found = getattr(found, name)
-        except (KeyError, IndexError, TypeError, AttributeError):
-            raise _PathError(path, walked, text, found) from None
+        except (StopIteration, KeyError, IndexError, TypeError, AttributeError):
+            raise _PathError(_nowhere(path, walked, text, found)) from None
         walked += text
     return found
 
@@ -78,23 +79,21 @@ def check_path(path: str) -> None:
 class _PathError(KeyError):
     """A KeyError whose message is a sentence."""
 
-    def __init__(self, path: str, walked: str, step: str, found: Any) -> None:
-        where = f"'{walked}' is" if walked else "the context is"
-        if isinstance(found, Mapping):
-            names = [str(key) for key in found]
-            there = f"{where} a dict with {', '.join(map(repr, names[:20])) or 'nothing in it'}"
-            hint = closest(step.strip(".[]'\""), names)
-        else:
-            names = [name for name in getattr(found, "__dict__", {}) if not name.startswith("_")]
-            there = f"{where} {describe(found)}" + (f" with {', '.join(names[:20])}" if names else "")
-            hint = closest(step.strip("."), names)
-        super().__init__(f"Cannot find '{path}': expected '{step.lstrip('.')}', got that {there}{hint}.")
-
     def __str__(self) -> str:
         return str(self.args[0])
 
-    def __reduce__(self) -> Any:
-        return KeyError, self.args
+
+def _nowhere(path: str, walked: str, step: str, found: Any) -> str:
+    """The sentence about a step that leads nowhere."""
+    where = f"'{walked}' is" if walked else "the context is"
+    if isinstance(found, Mapping):
+        names = [str(key) for key in found]
+        there = f"{where} a dict with {', '.join(map(repr, names[:20])) or 'nothing in it'}"
+    else:
+        names = [name for name in getattr(found, "__dict__", {}) if not name.startswith("_")]
+        there = f"{where} {describe(found)}" + (f" with {', '.join(names[:20])}" if names else "")
+    hint = closest(step.strip(".[]'\""), names) or "."
+    return f"Cannot find '{path}': expected '{step.lstrip('.')}', got that {there}{hint}"
 
 
 @functools.lru_cache(maxsize=4096)
