@@ -7,6 +7,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Real
 from typing import Annotated, Any
 
 from annotated_types import Gt
@@ -99,22 +100,23 @@ class Series:
         self.numbers, self.drawn = numbers, list[float]()
 
     def __call__(self, step: int) -> float:
-        """The number at a step; what was drawn is kept. After its end the last number stays."""
-        self.drawn += itertools.islice(self.numbers, max(0, int(step) + 1 - len(self.drawn)))
+        """The number at a step; what was drawn is kept. The first one holds before, and the last one after its end."""
+        place = max(int(step), 0)
+        self.drawn += itertools.islice(self.numbers, max(0, place + 1 - len(self.drawn)))
         if not self.drawn:
             raise ValueError("Cannot evaluate the schedule: expected a number for each step, got an empty iterator.")
-        return self.drawn[min(int(step), len(self.drawn) - 1)]
+        return self.drawn[min(place, len(self.drawn) - 1)]
 
 
 def value_at(schedule: float | Callable[[int], Any], step: Any) -> float:
     """A number, or what a schedule gives at a step: any function whose result is a number, or an array of one."""
     if not callable(schedule):
         return float(schedule)
-    if step is None:
-        raise ValueError("Cannot evaluate the schedule: expected a step, got None.")
+    if not isinstance(step, Real) and getattr(step, "shape", None) != ():
+        raise ValueError(f"Cannot evaluate the schedule: expected a step, got {describe(step)}.")
     value = schedule(step)
     try:
-        number = float(value)
+        number = float(value.item() if hasattr(value, "item") else value)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
