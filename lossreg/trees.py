@@ -10,7 +10,7 @@ from typing import Any
 from .checks import describe
 from .schema import ConfigError, closest
 
-__all__ = ["check_path", "get_path", "leaves", "tree_map"]
+__all__ = ["PathError", "check_path", "get_path", "leaves", "tree_map"]
 
 IsLeaf = Callable[[Any], bool] | None
 
@@ -66,7 +66,7 @@ def get_path(context: Any, path: str) -> Any:
             else:
                 found = getattr(found, name)
         except (StopIteration, KeyError, IndexError, TypeError, AttributeError):
-            raise _PathError(_nowhere(path, walked, text, found)) from None
+            raise PathError(_nowhere(path, walked, text, found)) from None
         walked += text
     return found
 
@@ -76,8 +76,8 @@ def check_path(path: str) -> None:
     _steps(path)
 
 
-class _PathError(KeyError):
-    """A KeyError whose message is a sentence."""
+class PathError(KeyError):
+    """A path leads nowhere: a KeyError whose message is a sentence."""
 
     def __str__(self) -> str:
         return str(self.args[0])
