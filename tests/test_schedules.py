@@ -68,7 +68,7 @@ def test_every_schedule_of_the_registry_is_tested_and_documented() -> None:
         assert inspect.getdoc(cls)
 
 
-@pytest.mark.parametrize("step", range(0, 25))
+@pytest.mark.parametrize("step", range(25))
 def test_the_numbers_of_optax(step: int) -> None:
     """Optax computes in float32, and switches at a boundary as `piecewise.v1` does."""
     optax = pytest.importorskip("optax", reason="optax is not installed: pip install optax")
@@ -199,7 +199,7 @@ def test_a_block_of_a_config_is_a_weight() -> None:
 
 
 def test_a_function_is_no_part_of_a_config() -> None:
-    with pytest.raises(ConfigError, match="a config cannot hold <function .*register it, and name it in a block"):
+    with pytest.raises(ConfigError, match=r"a config cannot hold <function .*register it, and name it in a block"):
         term(lambda step: 1.0).to_config()
     with pytest.raises(ConfigError, match="serializ"):
         Config({"loss": term(iter([1.0])).to_config()}).to_str()
