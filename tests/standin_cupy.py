@@ -12,6 +12,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+import cuda_on_cpu
 import numpy as np
 
 reading_allowed = False
@@ -70,6 +71,9 @@ class ndarray:
     ndim = property(lambda self: self.host.ndim)
     size = property(lambda self: self.host.size)
     flags = property(lambda self: self.host.flags)
+    strides = property(lambda self: self.host.strides)
+    itemsize = property(lambda self: self.host.itemsize)
+    data = property(lambda self: types.SimpleNamespace(ptr=self.host.ctypes.data))
     T = property(lambda self: wrap(self.host.T))
 
     def __len__(self) -> int:
@@ -154,6 +158,16 @@ def asnumpy(value: ndarray) -> np.ndarray:
     return value.host.copy()
 
 
+class RawKernel:
+    """A kernel whose text runs on the CPU."""
+
+    def __init__(self, code: str, name: str, options: tuple[str, ...]) -> None:
+        self.launch = cuda_on_cpu.launcher(code)
+
+    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        self.launch(min(grid[0], 3), block[0], arguments)
+
+
 def module() -> types.ModuleType:
     """The stand-in as a module named cupy; it offers the functions that cupy and NumPy share."""
 
@@ -172,8 +186,14 @@ def module() -> types.ModuleType:
         ndarray=ndarray,
         asarray=asarray,
         asnumpy=asnumpy,
+        add=types.SimpleNamespace(at=lambda *args: np.add.at(*map(unwrap, args))),
         linalg=types.SimpleNamespace(norm=norm),
-        cuda=types.SimpleNamespace(runtime=types.SimpleNamespace(getDeviceCount=lambda: 1)),
+        cuda=types.SimpleNamespace(
+            runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: 0),
+            Device=lambda device: types.SimpleNamespace(attributes={"MultiProcessorCount": 2}),
+            get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+        ),
+        RawKernel=RawKernel,
     )
     return cupy
 
@@ -183,13 +203,19 @@ def installed() -> Iterator[types.ModuleType]:
     """The stand-in in the place of cupy."""
     import lossreg.ops
 
-    before = sys.modules.get("cupy")
+    from lossreg.ops import cupy_ops
+
+    before, group = sys.modules.get("cupy"), cupy_ops._group
+    cupy_ops._group = lambda columns: (32, 32)  # each thread of a block is one of the CPU's
+    cupy_ops._compiled.cache_clear()
     sys.modules["cupy"] = cupy = module()
     lossreg.ops._cupy.cache_clear()
     try:
         yield cupy
     finally:
         lossreg.ops._cupy.cache_clear()
+        cupy_ops._group = group
+        cupy_ops._compiled.cache_clear()
         if before is None:
             del sys.modules["cupy"]
         else:

@@ -26,6 +26,8 @@ class Output:
 
     symbol: Symbol
     array: Array
+    total: bool = False
+    """Whether what is stored is to be added up over all rows."""
 
 
 class Plan:

@@ -73,7 +73,7 @@ def program(
             kept = graph.reduce(
                 "row_sum", kept if kept.rank == ELEMENT else graph.make("spread", (kept,), ELEMENT, "f")
             )
-        outputs.append(Output(kept, Array("float64", ROW)))
+        outputs.append(Output(kept, Array("float64", ROW), total=True))
     return Program(graph, arrays, outputs)
 
 

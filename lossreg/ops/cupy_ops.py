@@ -1,26 +1,142 @@
-"""CupyOps: the generic bodies on a CUDA device. The only module that imports cupy."""
+"""CupyOps: formulas as CUDA kernels on CuPy arrays. The only module that imports cupy."""
 
 from __future__ import annotations
 
+import functools
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .base import Array, Ops
+from ..jit.plan import Array as Described
+from ..jit.program import program
+from .base import Array
+from .compiled import CompiledOps, Kernel
+from .cuda.source import C_TYPES, PRELUDE, kernel_text, lanes_of
 
 __all__ = ["CupyOps"]
 
+OPTIONS = ("-std=c++17", "-fmad=false")
+"""Products and sums are rounded one by one, as on the CPU: exact ties stay exact."""
 
-class CupyOps(Ops):
+
+class _Kernel:
+    """A formula's CUDA text, compiled for rows by a warp or by a block when it is first wanted."""
+
+    def __init__(self, text: str, numbers: list[int], total: bool, real: str, lanes: int) -> None:
+        self.text, self.numbers, self.total, self.real, self.lanes = text, numbers, total, real, lanes
+
+    def __call__(self, rows: int, columns: int, elements: int, places: list[int], numbers: dict[int, float]) -> None:
+        """Launch on the current stream; does not wait."""
+        group, threads = _group(columns)
+        function = _compiled(self.source(group, threads))
+        needed = -(-rows * group // threads)
+        blocks = min(needed, _blocks(_device(), threads))
+        arguments = [rows, columns, elements, *places, *[numbers[i] for i in self.numbers]]
+        if self.total:
+            arguments += _workspace()
+        function((blocks,), (threads,), tuple(arguments))
+
+    def source(self, group: int, threads: int) -> str:
+        """The whole text."""
+        names = {"GROUP": group, "THREADS": threads, "LANES": self.lanes, "REAL": self.real}
+        return "".join(f"#define {name} {value}\n" for name, value in names.items()) + PRELUDE + self.text
+
+
+def _group(columns: int) -> tuple[int, int]:
+    """(threads of a group, threads of a block): a warp for short rows, the block for long ones."""
+    return (32, 256) if columns <= 1024 else (256, 256) if columns <= 16_384 else (512, 512)
+
+
+@functools.lru_cache(maxsize=4096)
+def _kernel(
+    formula: Callable[..., Any],
+    rows: bool,
+    dtype: np.dtype,
+    arguments: tuple[Any, ...],
+    scale: Any,
+    weight: Any,
+    values: bool,
+    total: bool,
+    grads: tuple[Described, ...] | None,
+) -> _Kernel:
+    """Trace and weigh a formula for arrays of these dtypes and ranks, and write it as CUDA."""
+    made = program(formula, rows, dtype, arguments, scale, weight, values, total, grads)
+    real = "double" if dtype == np.float64 else "float"
+    numbers = [x.args[0] for x in made.numbers]
+    return _Kernel(kernel_text(made), numbers, total, real, lanes_of(arguments[0].dtype))
+
+
+@functools.lru_cache(maxsize=4096)
+def _compiled(source: str) -> Any:
+    import cupy
+
+    return cupy.RawKernel(source, "run", options=OPTIONS)
+
+
+def _device() -> int:
+    import cupy
+
+    return int(cupy.cuda.runtime.getDevice())
+
+
+@functools.cache
+def _blocks(device: int, threads: int) -> int:
+    """How many blocks a device runs at a time."""
+    import cupy
+
+    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"]) * (2048 // threads)
+
+
+_workspaces: dict[tuple[Any, ...], list[int]] = {}
+_kept: list[Any] = []
+
+
+def _workspace() -> list[int]:
+    """Addresses of the blocks' parts of a total and of the ticket, one for each stream: its kernels run in turn."""
+    import cupy
+
+    key = (_device(), cupy.cuda.get_current_stream().ptr, threading.get_ident())
+    if key not in _workspaces:
+        parts = cupy.zeros(1 + _blocks(key[0], 256))
+        _kept.append(parts)
+        _workspaces[key] = [parts.data.ptr + 8, parts.data.ptr]
+    return _workspaces[key]
+
+
+@functools.lru_cache(maxsize=1024)
+def _described(dtype: np.dtype, rank: int) -> Described | None:
+    return Described(dtype.name, rank) if dtype.name in C_TYPES else None
+
+
+class CupyOps(CompiledOps):
     """CuPy arrays on the current CUDA device and stream. No method waits for the device except `to_numpy`."""
 
     name = library = "cupy"
     on_device = True
+    flat_columns = 4096
 
     def __init__(self) -> None:
         import cupy
 
         super().__init__(cupy)
+
+    described = staticmethod(_described)
+
+    @staticmethod
+    def address(array: Array, /) -> int:
+        """On the device."""
+        return int(array.data.ptr)
+
+    @staticmethod
+    def kernel(*key: Any) -> Kernel:
+        """Written once; compiled when it is launched."""
+        return _kernel(*key)
+
+    def totals(self, rows: int) -> Array:
+        """One number: the blocks add up."""
+        return self.xp.empty((), np.float64)
 
     def asarray(self, value: Any, dtype: Any = None) -> Array:
         """A device array; host data is copied asynchronously on the current stream."""

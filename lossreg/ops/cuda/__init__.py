@@ -1,0 +1,1 @@
+"""CUDA text of formulas, and the kernels that are written by hand."""
