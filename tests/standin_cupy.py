@@ -202,7 +202,6 @@ def module() -> types.ModuleType:
 def installed() -> Iterator[types.ModuleType]:
     """The stand-in in the place of cupy."""
     import lossreg.ops
-
     from lossreg.ops import cupy_ops
 
     before, group = sys.modules.get("cupy"), cupy_ops._group

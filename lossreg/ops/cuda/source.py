@@ -196,9 +196,8 @@ class _Kernel:
         alike = [f"skew({pointers[0]}) == skew({other})" for other in pointers[1:]]
         add("{")
         if pointers:  # up to where 16 bytes begin, if they begin at the same element in all arrays
-            add(
-                f"const index_t head = {' && '.join(alike) or 'true'} ? smaller(skew({pointers[0]}), columns) : columns;"
-            )
+            even = " && ".join(alike) or "true"
+            add(f"const index_t head = {even} ? smaller(skew({pointers[0]}), columns) : columns;")
         else:
             add("const index_t head = columns;")
         add("const index_t tail = columns - (columns - head) % LANES;")
