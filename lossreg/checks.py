@@ -99,7 +99,7 @@ def check_domain(
 
 def on_host(array: Any) -> Any:
     """A NumPy array of the same values; None stays None."""
-    return array if array is None or isinstance(array, np.ndarray) else array.get()
+    return array if array is None or isinstance(array, (np.ndarray, np.generic)) else array.get()
 
 
 def first_bad(bad: Any) -> tuple[int, ...] | None:

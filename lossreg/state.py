@@ -331,7 +331,7 @@ class AverageState(AutoState):
             total, count = ops.xp.sum(values, dtype="float64"), float(values.size)
         else:
             mask = ops.asarray(mask)
-            weight = mask.reshape(*mask.shape, *(1 for _ in values.shape[mask.ndim :]))
+            weight = mask.reshape((*mask.shape, *(1 for _ in values.shape[mask.ndim :])))
             fits = len(mask.shape) <= len(values.shape) and all(
                 n in (1, size) for n, size in zip(weight.shape, values.shape)
             )
