@@ -440,7 +440,7 @@ def _static(name: str, a: Any, b: Any) -> Any:
 
 def _sum(a: Any, a_rest: Any, b: Any, b_rest: Any) -> tuple[Any, Any]:
     """(sum, rest) of two trees of numbers that were rounded by their rests."""
-    zeros = functools.partial(tree_map, lambda x: 0.0)
+    zeros = functools.partial(tree_map, lambda x: 0)
     a_rest = zeros(a) if a_rest is None else a_rest
     b_rest = zeros(b) if b_rest is None else b_rest
     both = tree_map(_two_sum, a, a_rest, b, b_rest)
@@ -486,7 +486,7 @@ def _wide(x: Any) -> Any:
 def _finite(x: Any) -> Any:
     """0 where a number is not finite."""
     if isinstance(x, (int, float)):
-        return x if math.isfinite(x) else 0.0
+        return x if isinstance(x, int) or math.isfinite(x) else 0.0
     return x if x.dtype.kind == "i" else _xp(x).where(_xp(x).isfinite(x), x, 0.0)
 
 

@@ -660,3 +660,15 @@ def test_states_of_other_processes_merge() -> None:
 def test_public_names() -> None:
     for name in lossreg.state.__all__:
         assert getattr(lossreg, name) is getattr(lossreg.state, name)
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, lambda x: np.array([x]), lambda x: {"n": x}])
+def test_integers_stay_exact(kind: Any) -> None:
+    big = 2**53
+    found = sum([Sum(kind(big)), Sum(kind(1)), Sum(kind(0)), Sum(kind(2))]).compute().x
+    same(found, {"n": big + 3} if isinstance(found, dict) else np.array([big + 3]) if np.ndim(found) else big + 3)
+    assert np.asarray(next(iter(found.values())) if isinstance(found, dict) else found).dtype == np.int64
+    assert sum([Sum(10**400)] * 3).compute().x == 3 * 10**400
+    assert sum([Sum(True), Sum(np.True_), Sum(False)]).compute().x == 2
+    assert (Sum(np.uint8(255)) + Sum(np.uint8(255))).compute().x == 510
+    assert (Sum(1) + Sum(0.5) + Sum(2)).compute().x == 3.5
