@@ -11,9 +11,10 @@ import numpy as np
 
 from ..jit.plan import Array as Described
 from ..jit.program import program
-from .base import Array
-from .compiled import CompiledOps, Kernel
-from .cuda.source import C_TYPES, PRELUDE, kernel_text, lanes_of
+from .alignment import backward, forward, share_of
+from .base import Array, compute_dtype
+from .compiled import CompiledOps, Kernel, row_contiguous
+from .cuda.source import ALIGNMENT, C_TYPES, PRELUDE, function_text, kernel_text, lanes_of
 
 __all__ = ["CupyOps"]
 
@@ -41,7 +42,11 @@ class _Kernel:
     def source(self, group: int, threads: int) -> str:
         """The whole text."""
         names = {"GROUP": group, "THREADS": threads, "LANES": self.lanes, "REAL": self.real}
-        return "".join(f"#define {name} {value}\n" for name, value in names.items()) + PRELUDE + self.text
+        return _defines(names) + PRELUDE + self.text
+
+
+def _defines(names: dict[str, Any]) -> str:
+    return "".join(f"#define {name} {value}\n" for name, value in names.items())
 
 
 def _group(columns: int) -> tuple[int, int]:
@@ -66,6 +71,15 @@ def _kernel(
     real = "double" if dtype == np.float64 else "float"
     numbers = [x.args[0] for x in made.numbers]
     return _Kernel(kernel_text(made), numbers, total, real, lanes_of(arguments[0].dtype))
+
+
+@functools.lru_cache(maxsize=16)
+def _aligner(threads: int, dtype: str, stored: str, logits: bool) -> str:
+    """The text of the alignment of log-probabilities of a dtype, with gradients stored as another."""
+    names = {"GROUP": threads, "THREADS": threads, "LANES": 1, "REAL": "double", "LOGITS": str(logits).lower()}
+    names |= {"IN": C_TYPES[dtype][0], "OUT": C_TYPES[stored][0]}
+    functions = function_text("forward", forward, "fffbf") + function_text("backward", backward, "fffb")
+    return _defines(names) + PRELUDE + functions + function_text("share_of", share_of, "fff") + ALIGNMENT
 
 
 @functools.lru_cache(maxsize=4096)
@@ -137,6 +151,40 @@ class CupyOps(CompiledOps):
     def totals(self, rows: int) -> Array:
         """One number: the blocks add up."""
         return self.xp.empty((), np.float64)
+
+    def align(
+        self,
+        log_probs: Array,
+        states: Array,
+        leaps: Array,
+        frames: Array,
+        last: Array,
+        slopes: Array | None,
+        logits: bool,
+        out: Array | None,
+    ) -> Array:
+        """As the generic body, in one kernel: a block for each sequence."""
+        xp, (time, n, classes), width = self.xp, log_probs.shape, states.shape[1]
+        if not log_probs.size:
+            return super().align(log_probs, states, leaps, frames, last, slopes, logits, out)
+        probs = log_probs.astype(compute_dtype(log_probs.dtype), copy=False)
+        probs = probs if row_contiguous(probs) else xp.ascontiguousarray(probs)
+        target = out if out is None or row_contiguous(out) else xp.empty(out.shape, out.dtype)
+        given = [xp.ascontiguousarray(x) for x in (states, leaps, frames, last)]
+        found = xp.empty(n, np.float64)
+        weights = None if slopes is None else xp.ascontiguousarray(slopes.astype(np.float64, copy=False))
+        alphas = xp.empty((n, time if out is not None else 0, width), np.float64)
+        scratch, onward = xp.empty((n, 3, width + 4), np.float64), xp.empty((n, width), np.int64)
+        arguments = [n, classes, width, time, probs.data.ptr, *probs.strides[:2], *(x.data.ptr for x in given)]
+        arguments += [found.data.ptr, 0 if weights is None else weights.data.ptr]
+        arguments += [0, 0, 0] if target is None else [target.data.ptr, *target.strides[:2]]
+        arguments += [alphas.data.ptr, scratch.data.ptr, onward.data.ptr]
+        threads = _group(classes)[1]
+        source = _aligner(threads, probs.dtype.name, (probs if target is None else target).dtype.name, logits)
+        _compiled(source)((min(n, _blocks(_device(), threads)),), (threads,), tuple(arguments))
+        if target is not out and out is not None:
+            out[...] = target
+        return found
 
     def asarray(self, value: Any, dtype: Any = None) -> Array:
         """A device array; host data is copied asynchronously on the current stream."""

@@ -15,14 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ...jit.plan import Output, Plan, below
 from ...jit.program import Program
-from ...jit.trace import ELEMENT, LIBRARY, ROW, Symbol
+from ...jit.trace import ELEMENT, LIBRARY, ROW, Symbol, trace
 
-__all__ = ["C_TYPES", "PRELUDE", "kernel_text", "lanes_of"]
+__all__ = ["ALIGNMENT", "C_TYPES", "PRELUDE", "function_text", "kernel_text", "lanes_of"]
 
-PRELUDE = (Path(__file__).parent / "prelude.cu").read_text(encoding="utf-8")
+PRELUDE, ALIGNMENT = ((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("prelude.cu", "ctc.cu"))
 
 C_TYPES = {
     "float64": ("double", 8), "float32": ("float", 4), "float16": ("half_t", 2), "bfloat16": ("bfloat_t", 2),
@@ -249,6 +250,27 @@ class _Kernel:
         self.lines.append(f"const {kind} d{x.key} = {text};")
         self.known[x.key] = f"d{x.key}"
         return self.known[x.key]
+
+
+def function_text(name: str, formula: Callable[..., Any], kinds: str) -> str:
+    """A formula of one value as a device function of doubles; `kinds` has "f" or "b" for each argument."""
+    _, (found,) = trace(lambda *args: (formula(*args),), [(ELEMENT, kind) for kind in kinds], rows=False)
+    lines: list[str] = []
+    names: dict[int, str] = {}
+
+    def value(x: Symbol) -> str:
+        if x.op == "input":
+            return f"x{x.args[0]}"
+        if x.op == "const":
+            return _constant(x, "double")
+        if x.key not in names:
+            lines.append(f"const {'bool' if x.kind == 'b' else 'double'} c{x.key} = {_operation(x, value, 'double')};")
+            names[x.key] = f"c{x.key}"
+        return names[x.key]
+
+    result = value(found)
+    arguments = ", ".join(f"{'bool' if kind == 'b' else 'double'} x{i}" for i, kind in enumerate(kinds))
+    return "\n".join([f"__device__ inline double {name}({arguments}) {{", *lines, f"return {result};", "}"]) + "\n"
 
 
 def _operation(x: Symbol, value: Callable[[Symbol], str], real: str) -> str:
