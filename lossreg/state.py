@@ -120,6 +120,7 @@ class _Elementwise(_Kind):
         return tree_map(self._leaf, a, b)
 
     def _leaf(self, a: Any, b: Any) -> Any:
+        _check_shapes(self.name, a, b)
         return getattr(_xp(a), self.name)(a, b)
 
 
@@ -461,8 +462,7 @@ def _is_pair(x: Any) -> bool:
 def _two_sum(a: Any, a_rest: Any, b: Any, b_rest: Any) -> _Pair:
     """The sum of two numbers and what it misses (Knuth's two-sum; then both are normalized)."""
     a, b = _wide(a), _wide(b)
-    if getattr(a, "shape", ()) != getattr(b, "shape", ()):
-        raise ValueError(f"Cannot merge sums: expected shape {a.shape}, got {describe(b)}.")
+    _check_shapes("sum", a, b)
     with np.errstate(all="ignore"):
         rough = a + b
         there = rough - a
@@ -470,6 +470,11 @@ def _two_sum(a: Any, a_rest: Any, b: Any, b_rest: Any) -> _Pair:
         rest = _finite(rest)
         total = rough + rest
         return _Pair((total, _finite(rest - (total - rough))))
+
+
+def _check_shapes(what: str, a: Any, b: Any) -> None:
+    if np.shape(a) != np.shape(b):
+        raise ValueError(f"Cannot merge {what}: expected shape {np.shape(a)}, got {describe(b)}.")
 
 
 def _wide(x: Any) -> Any:

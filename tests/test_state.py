@@ -672,3 +672,21 @@ def test_integers_stay_exact(kind: Any) -> None:
     assert sum([Sum(True), Sum(np.True_), Sum(False)]).compute().x == 2
     assert (Sum(np.uint8(255)) + Sum(np.uint8(255))).compute().x == 510
     assert (Sum(1) + Sum(0.5) + Sum(2)).compute().x == 3.5
+
+
+@pytest.mark.parametrize("cls, what", [(Sum, "sum"), (Min, "minimum"), (Max, "maximum")])
+@pytest.mark.parametrize(
+    "a, b, expected",
+    [
+        (np.ones(3), np.ones(2), "expected shape (3,), got a float64 array of shape (2,)"),
+        (np.ones(3), np.ones(1), "expected shape (3,), got a float64 array of shape (1,)"),
+        (np.ones((3, 1)), np.ones((1, 3)), "expected shape (3, 1), got a float64 array of shape (1, 3)"),
+        (1.0, np.ones(3), "expected shape (), got a float64 array of shape (3,)"),
+        (np.ones(3), 1, "expected shape (3,), got 1"),
+        ({"a": np.ones(3)}, {"a": 1.0}, "expected shape (3,), got 1.0"),
+    ],
+)
+def test_fields_of_other_shapes_do_not_merge(cls: Any, what: str, a: Any, b: Any, expected: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        cls(a).merge(cls(b))
+    assert str(caught.value) == f"Cannot merge {what}: {expected}."
