@@ -1,4 +1,4 @@
-"""How guesses are arranged: one array, a tuple of model outputs, or a list of sequences; flat arrays behind it."""
+"""How guesses are arranged: an array, a tuple of outputs, a list of sequences or a Ragged; flat arrays behind it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from .checks import describe, fail
 from .ops import Array, Ops, get_ops
 from .ops.base import compute_dtype
+from .ragged import is_ragged, like, read_ragged
 
 __all__ = ["Batch", "Layout", "real_array"]
 
@@ -26,8 +27,8 @@ second of (N, C, d1, ...), or the only one. "time": first and last of (T, N, C),
 class Batch:
     """The guesses of one call as flat arrays of one backend, and the way back to the caller's arrangement.
 
-    A list of sequences becomes one concatenated array. Vectors and classes become the rows of a matrix, and (T, N, C)
-    becomes (N, T, C).
+    A list of sequences becomes one concatenated array, as the data of a Ragged are. Vectors and classes become the rows
+    of a matrix, and (T, N, C) becomes (N, T, C).
     """
 
     name: str
@@ -36,7 +37,7 @@ class Batch:
     shapes: tuple[tuple[int, ...], ...]
     """Shapes before rows were made of them."""
     lengths: tuple[int, ...] | None
-    """Number of items of each sequence; None when the guesses are no list."""
+    """Number of items of each sequence; None when the guesses are neither a list nor a Ragged."""
     is_tuple: bool
     layout: Layout
     shape: tuple[int, ...] = ()
@@ -45,6 +46,8 @@ class Batch:
     """Shape of the unreduced values: that of the guesses without the axes that make one value."""
     kept: Array | None = None
     """What the caller's mask keeps, bool in the values' shape: truths of other items may be anything. None: all."""
+    ragged: tuple[Any, ...] = ()
+    """The Ragged of each output, None for lists."""
 
     @classmethod
     def read(cls, name: str, guesses: Any, inputs: Sequence[str], layout: Layout, keepdims: bool = False) -> Batch:
@@ -54,11 +57,13 @@ class Batch:
             raise fail(name, "guesses", f"to be a tuple ({', '.join(inputs)})", describe(guesses))
         outputs = guesses if is_tuple else (guesses,)
         lengths = None
-        lists = [isinstance(x, list) for x in outputs]
+        ragged: tuple[Any, ...] = ()
+        lists = [type(x) is not np.ndarray and (isinstance(x, list) or is_ragged(x)) for x in outputs]
         if True in lists:
             if False in lists:
                 raise fail(name, "guesses", "to be arrays or lists of sequences, not both", describe(guesses))
-            joined = [_concatenate(name, x) for x in outputs]
+            ragged = tuple([x if is_ragged(x) else None for x in outputs])
+            joined = [_concatenate(name, x) if isinstance(x, list) else _data(name, x) for x in outputs]
             lengths = joined[0][1]
             if any(other != lengths for _, other in joined):
                 got = " and ".join(str(list(other)) for _, other in joined)
@@ -71,13 +76,12 @@ class Batch:
                 raise fail(name, "guesses", f"all like the first, {describe(arrays[0])}", describe(x))
         arrays = [x if x.dtype.kind not in "iub" else x.astype(np.float64) for x in arrays]
         shapes = tuple([tuple(x.shape) for x in arrays])
-        batch = cls(name, ops, tuple(arrays), shapes, lengths, is_tuple, layout)
+        batch = cls(name, ops, tuple(arrays), shapes, lengths, is_tuple, layout, ragged=ragged)
         if lengths is not None and (
             layout == "time" or not batch._axis_is_last(shapes[0]) and batch._axis(shapes[0]) == 0
         ):
-            raise fail(
-                name, "guesses", "to be one array: sequences cannot be joined along the axis of a value", "a list"
-            )
+            expected = "to be one array: sequences cannot be joined along the axis of a value"
+            raise fail(name, "guesses", expected, describe(guesses))
         if layout != "elements":
             batch.arrays = batch._flat()
         batch.shape = batch.values_shape = shape = shapes[0] if layout != "broadcast" else tuple(batch.arrays[0].shape)
@@ -145,7 +149,10 @@ class Batch:
 
     def restore(self, arrays: Sequence[Array]) -> Any:
         """Flat gradients in the arrangement of the guesses."""
-        parts = [self.split(self._restored(x, shape)) for x, shape in zip(arrays, self.shapes, strict=True)]
+        parts = [
+            self.split(self._restored(x, shape), output)
+            for output, (x, shape) in enumerate(zip(arrays, self.shapes, strict=True))
+        ]
         return tuple(parts) if self.is_tuple else parts[0]
 
     def _axis_is_last(self, shape: tuple[int, ...]) -> bool:
@@ -176,7 +183,7 @@ class Batch:
             return made
         given = out if self.is_tuple else (out,)
         if self.lengths is not None or not isinstance(given, tuple) or len(given) != len(self.arrays):
-            raise fail(self.name, "out", "to be arranged as guesses are, and not a list", describe(out))
+            raise fail(self.name, "out", "to be arranged as guesses are, and no sequences", describe(out))
         inputs, new = list(_arrays(read)), []
         for target, x, shape in zip(given, self.arrays, self.shapes):
             fits = self.ops.owns(target) and tuple(target.shape) == shape and target.dtype == x.dtype
@@ -206,18 +213,50 @@ class Batch:
                 target[...] = grad
         return out
 
-    def split(self, array: Array) -> Any:
-        """A flat array as a list with one part a sequence, or itself when there are no sequences."""
+    def split(self, array: Array, output: int = 0) -> Any:
+        """A flat array in the sequences of an output, or itself when there are none."""
         if self.lengths is None:
             return array
+        if self.ragged[output] is not None:
+            return like(self.ragged[output], array)
         ends = np.cumsum(self.lengths, dtype=int).tolist()
         return [array[end - length : end] for end, length in zip(ends, self.lengths)]
+
+    def unpack(self, what: str, value: Any) -> tuple[Any, bool]:
+        """(value, whether it is flat): one thing for each item of all sequences, or a list with one part a sequence.
+
+        The data of a Ragged are flat; and beside Ragged guesses everything else, but for a list with as many parts as
+        there are sequences. Where there are as many items, the lengths of the parts decide.
+        """
+        if is_ragged(value):
+            data, lengths = read_ragged(self.name, what, value)
+            if lengths != self.lengths:
+                self.check_sequences(what, [range(length) for length in lengths])
+            return data, True
+        if all(x is None for x in self.ragged) or self._has_parts(value):
+            self.check_sequences(what, value)
+            return value, False
+        total = sum(self.lengths or ())
+        sized = hasattr(value, "__len__") and (not hasattr(value, "ndim") or value.ndim)
+        if sized and len(value) != total:
+            expected = f"to have {total} items, or one part for each of {len(self.lengths or ())} sequences"
+            raise fail(self.name, what, expected, describe(value))
+        return value, True
+
+    def _has_parts(self, value: Any) -> bool:
+        lengths = self.lengths or ()
+        if not isinstance(value, (list, tuple)) or len(value) != len(lengths):
+            return False
+        found = [len(x) if isinstance(x, (list, tuple)) or hasattr(x, "ndim") and x.ndim else None for x in value]
+        return len(lengths) != sum(lengths) or found == list(lengths)
 
     def join(self, what: str, value: Any) -> Any:
         """One value for each item, from the caller's list with one part a sequence (mask, weights, dense truths)."""
         if self.lengths is None or value is None:
             return value
-        self.check_sequences(what, value)
+        value, flat = self.unpack(what, value)
+        if flat:
+            return value
         parts = []
         for i, part in enumerate(value):
             try:
@@ -252,7 +291,7 @@ class Batch:
         if set(map(type, value)) <= {list, tuple} and tuple(map(len, value)) == lengths:
             return
         for i, (part, length) in enumerate(zip(value, lengths)):
-            if not hasattr(part, "__len__") or isinstance(part, str) or getattr(part, "ndim", 1) == 0:
+            if not hasattr(part, "__len__") or isinstance(part, (str, set, frozenset)) or getattr(part, "ndim", 1) == 0:
                 raise fail(self.name, f"{what} of sequence {i}", f"to be a list or array of {length}", describe(part))
             if len(part) != length:
                 expected = f"of length {length} (that of its guesses)"
@@ -280,6 +319,12 @@ def _arrays(tree: Any) -> Iterator[Any]:
             yield from _arrays(part)
     elif hasattr(tree, "dtype") and hasattr(tree, "ndim"):
         yield tree
+
+
+def _data(name: str, ragged: Any) -> tuple[Array, tuple[int, ...]]:
+    """The data of a Ragged, and its lengths."""
+    data, lengths = read_ragged(name, "guesses", ragged)
+    return real_array(name, "data of guesses", data), lengths
 
 
 def _concatenate(name: str, sequences: list[Any]) -> tuple[Array, tuple[int, ...]]:

@@ -207,8 +207,9 @@ class ReducedLoss(Loss):
         elif truths is not None and not self.truth_inputs:
             raise fail(batch.name, "truths", "to be None", describe(truths))
         if batch.lengths == ():
-            batch.check_sequences("truths", truths if self.truth_inputs else [])
-            return self.empty(), [], batch.restore(batch.arrays)
+            batch.unpack("truths", truths if self.truth_inputs else [])
+            nothing = batch.split(ops.xp.zeros(batch.values_shape, batch.arrays[0].dtype))
+            return self.empty(), nothing, batch.restore(batch.gradient_arrays(None, ()))
         check = self.validate == "full" or self.validate == "auto" and not ops.on_device
         if self.flat_masks and isinstance(mask, (np.ndarray, ops.xp.ndarray)) and mask.shape != batch.values_shape:
             mask = mask.reshape(batch.values_shape) if mask.size == math.prod(batch.values_shape) else mask

@@ -65,6 +65,8 @@ def describe(value: Any) -> str:
         return f"a {value.dtype} array of shape {tuple(value.shape)}"
     if isinstance(value, (list, tuple, set, frozenset, dict)):
         return f"a {type(value).__name__} of {len(value)}"
+    if hasattr(value, "dataXd"):
+        return f"a Ragged of {len(value.lengths)}"
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -15,7 +15,7 @@ from .ops import Array
 
 __all__ = ["NormalizeBy", "Reduction", "Weights", "item_array", "weigh"]
 
-Reduction = Literal["mean", "sum", "none", "batch_mean", "weighted_mean"]
+Reduction = Literal["mean", "sum", "none", "batch_mean", "weighted_mean", "sequence_mean"]
 NormalizeBy = Literal["mask", "values"]
 
 
@@ -46,7 +46,7 @@ def weigh(
     """
     size = math.prod(batch.values_shape)
     count: Any
-    if mask is present is sample_weight is counted is None:
+    if mask is present is sample_weight is counted is None and reduction != "sequence_mean":
         if reduction in ("sum", "none"):
             return Weights(None, None, 1.0)
         count = float(len(batch) if reduction == "batch_mean" else size)
@@ -56,6 +56,8 @@ def weigh(
     if counted is not None and known is not None:  # the class of an item that is left out is not known
         counted = batch.ops.xp.where(known, counted, 1.0)
     kept = _product(batch, (mask, present))
+    if reduction == "sequence_mean":
+        return _by_sequence(batch, normalize_by, kept, sample_weight, counted)
     items = _product(batch, (kept, sample_weight))
     if reduction in ("sum", "none"):
         count = None
@@ -68,11 +70,44 @@ def weigh(
     return Weights(items, count, 1.0 if count is None else batch.ops.inverse(count))
 
 
+def _by_sequence(
+    batch: Batch,
+    normalize_by: NormalizeBy,
+    kept: Array | None,
+    sample_weight: Array | None,
+    counted: Array | None,
+) -> Weights:
+    """Each item divided by the count of its sequence, and all by the number of sequences that have one.
+
+    Sequences are the parts of a list, and the entries of the first axis of other values.
+    """
+    ops, shape, lengths = batch.ops, batch.values_shape, batch.lengths
+    inside, divisor = math.prod(shape[1:]), _product(batch, (kept, counted))
+    owner = None if lengths is None else np.repeat(np.arange(len(lengths)), lengths)
+    if normalize_by == "values" or divisor is None:
+        sizes = np.full(len(batch), float(inside)) if lengths is None else np.array(lengths, float) * inside
+        count: Any = float(len(batch) if normalize_by == "values" else np.count_nonzero(sizes))
+        counts = ops.asarray(sizes)
+    else:
+        rows = ops.xp.broadcast_to(divisor, shape).reshape(shape[0] if shape else 1, inside)
+        counts = ops.xp.sum(rows, axis=1, dtype="float64")
+        if owner is not None:
+            items, counts = counts, ops.xp.zeros(len(batch))
+            ops.xp.add.at(counts, ops.asarray(owner), items)
+        count = ops.scalar(ops.xp.sum(counts != 0, dtype="float64"))
+    share = ops.inverse(counts)
+    if owner is not None:
+        share = share[ops.asarray(owner)]
+    share = share.reshape((len(share), *(1 for _ in shape[1:]))[: len(shape)])
+    return Weights(_product(batch, (share, kept, sample_weight)), count, ops.inverse(count))
+
+
 def item_array(batch: Batch, what: str, value: Any, *, upper: float, check: bool) -> Array:
     """A mask or weights as an array that broadcasts to the values, or an error.
 
     Shapes broadcast as in NumPy, with one exception: fewer axes than the values have, where both the first and the
-    last axes would fit, is refused, since weights for rows would silently become weights for columns.
+    last axes would fit, is refused, since weights for rows would silently become weights for columns. Beside sequences
+    the first axis is that of the items.
     """
     value = batch.join(what, value)
     if isinstance(value, np.ma.MaskedArray):
@@ -87,6 +122,8 @@ def item_array(batch: Batch, what: str, value: Any, *, upper: float, check: bool
     value = batch.ops.asarray(value)
     if value.dtype.kind not in "fiub":
         raise fail(batch.name, what, "of numbers or bools", describe(value))
+    if batch.lengths is not None and value.ndim:
+        value = value.reshape(*value.shape, *(1 for _ in batch.values_shape[value.ndim :]))
     shape, ours = batch.values_shape, tuple(value.shape)
     fits = len(ours) <= len(shape) and all(a in (1, b) for a, b in zip(ours[::-1], shape[::-1]))
     if not fits:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .checks import describe
+from .ragged import is_ragged, like
 from .schema import ConfigError, closest
 
 __all__ = ["PathError", "check_path", "get_path", "leaves", "tree_map"]
@@ -29,6 +30,8 @@ def tree_map(
             alike = isinstance(other, Mapping) and other.keys() == tree.keys()
         elif isinstance(tree, (list, tuple)):
             alike = type(other) is type(tree) and len(other) == len(tree)
+        elif is_ragged(tree):
+            alike = is_ragged(other)
         else:
             alike = not isinstance(other, (Mapping, list, tuple)) or (is_leaf is not None and is_leaf(other))
         if not alike:
@@ -39,6 +42,8 @@ def tree_map(
     if isinstance(tree, (list, tuple)):
         parts = [again(*values) for values in zip(tree, *others)]
         return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    if is_ragged(tree):
+        return like(tree, again(tree.dataXd, *(other.dataXd for other in others)))
     return function(tree, *others)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -59,19 +60,24 @@ class Labels:
         """Targets of a batch. `check` reads ids and rows that are on a device too, to check their range."""
         n, classes = batch.arrays[0].shape
         kept = None if batch.kept is None else batch.kept.reshape(n)
+        flat = True
+        if batch.lengths is not None:
+            truths, flat = batch.unpack("truths", truths)
         if type(truths) is not np.ndarray:
             truths = _from_pandas(truths)
-        if batch.lengths is not None and isinstance(truths, (list, tuple)) and set(map(type, truths)) != {list}:
-            truths = [_from_pandas(part) for part in truths]
         reader = Reader(self, batch.ops, n, classes, batch.arrays[0].dtype, check, kept, batch.place)
         if self.names and len(self.names) != classes and batch.lengths != ():
             raise fail(self.name, "one name for each class", f"of guesses, {classes}", f"{len(self.names)} names")
-        if batch.lengths is not None:
-            return self._sequences(reader, batch, truths)
+        if not flat:
+            plain = set(map(type, truths)) <= {list, np.ndarray}
+            parts = truths if plain else [_from_pandas(part) for part in truths]
+            truths = _concatenated(batch, parts)
+            if truths is None:
+                return self._each(reader, batch, parts)
         if len(batch.shape) == 1:
             truths = self._unbatched(truths, classes)
         elif len(batch.shape) > 2:
-            truths = self._class_axis_last(batch, truths)
+            truths = self._class_axis_last(batch, truths, batch.shape[0])
         return reader.read(truths)
 
     def read_ids(self, batch: Batch, truths: Any, check: bool) -> Targets:
@@ -89,8 +95,10 @@ class Labels:
         if self.names and len(self.names) != classes:
             raise fail(self.name, "one name for each class", f"of guesses, {classes}", f"{len(self.names)} names")
         if batch.lengths is not None:
-            batch.check_sequences("truths", truths)
-            truths = [row for part in truths for row in part]
+            truths, flat = batch.unpack("truths", truths)
+            if not flat:
+                joined = _concatenated(batch, truths)
+                truths = [row for part in truths for row in part] if joined is None else joined
         elif len(batch.shape) == 1 and not isinstance(truths, (str, int)) and truths is not None:
             truths = [truths]
         kept = None if batch.kept is None or batch.ops.on_device else batch.kept.reshape(n)
@@ -103,28 +111,16 @@ class Labels:
             raise fail(self.name, "truths", "to be sets of labels, or ids like guesses ended by -1", describe(truths))
         return reader.read_multi([row.tolist() if isinstance(row, np.ndarray) else row for row in truths]).to(batch.ops)
 
-    def _sequences(self, reader: Reader, batch: Batch, truths: Any) -> Targets:
-        """One flat pass where the sequences' truths have one form, else each on its own."""
-        batch.check_sequences("truths", truths)
-        if all(isinstance(part, (list, tuple)) for part in truths):
-            return reader.read(list(chain.from_iterable(truths)))
-        if (
-            len(
-                {
-                    (type(x), getattr(x, "shape", (0,))[1:], getattr(getattr(x, "dtype", None), "kind", ""))
-                    for x in truths
-                }
-            )
-            == 1
-        ):
-            xp = batch.ops.xp if batch.ops.owns(truths[0]) else np
-            return reader.read(xp.concatenate(truths))
-        parts, start = [], 0
+    def _each(self, reader: Reader, batch: Batch, truths: list[Any]) -> Targets:
+        """Sequences whose truths have different forms, each on its own."""
+        parts, start, inside = [], 0, math.prod(batch.values_shape[1:])
         for part in truths:
+            n = len(part) * inside
             place = lambda i, start=start: batch.place(start + i)  # noqa: E731
-            kept = None if reader.kept is None else reader.kept[start : start + len(part)]
-            parts.append(replace(reader, n=len(part), kept=kept, place=place).read(part))
-            start += len(part)
+            kept = None if reader.kept is None else reader.kept[start : start + n]
+            rows = part if len(batch.shape) <= 2 else self._class_axis_last(batch, part, len(part))
+            parts.append(replace(reader, n=n, kept=kept, place=place).read(rows))
+            start += n
         if any(part.rows is not None for part in parts) and any(part.has_sets for part in parts):
             expected = "without negated labels or label sets where another sequence has dense rows"
             raise fail(self.name, "truths", expected, "both")
@@ -140,15 +136,16 @@ class Labels:
             return [truths]
         raise fail(self.name, "truths of one example", f"to be a label or a row of {classes}", describe(truths))
 
-    def _class_axis_last(self, batch: Batch, truths: Any) -> Any:
-        """Truths of guesses (N, C, d1, ...): ids (N, d1, ...), or probabilities (N, C, d1, ...), as rows."""
+    def _class_axis_last(self, batch: Batch, truths: Any, n: int) -> Any:
+        """Truths of n guesses (n, C, d1, ...): ids (n, d1, ...), or probabilities (n, C, d1, ...), as rows."""
+        labels, rows = (n, *batch.values_shape[1:]), (n, *batch.shape[1:])
         if isinstance(truths, (list, tuple)):
-            return self._nested(truths, batch.values_shape)
-        if hasattr(truths, "shape") and truths.shape == batch.values_shape:
+            return self._nested(truths, labels)
+        if hasattr(truths, "shape") and truths.shape == labels:
             return truths.reshape(-1)
-        if hasattr(truths, "shape") and truths.shape == batch.shape:
+        if hasattr(truths, "shape") and truths.shape == rows:
             return batch.ops.xp.moveaxis(batch.ops.asarray(truths), 1, -1).reshape(-1, batch.shape[1])
-        expected = f"of shape {batch.values_shape} or {batch.shape} (that of guesses)"
+        expected = f"of shape {labels} or {rows} (that of guesses)"
         raise fail(self.name, "truths", expected, describe(truths))
 
     def _nested(self, truths: Any, shape: tuple[int, ...]) -> list[Any]:
@@ -158,6 +155,17 @@ class Labels:
         if len(shape) == 1:
             return list(truths)
         return [label for part in truths for label in self._nested(part, shape[1:])]
+
+
+def _concatenated(batch: Batch, parts: Sequence[Any]) -> Any:
+    """The truths of sequences as one list or one array, None where they have different forms."""
+    if all(isinstance(part, (list, tuple)) for part in parts):
+        return list(chain.from_iterable(parts))
+    forms = {(type(x), getattr(x, "shape", (0,))[1:], getattr(getattr(x, "dtype", None), "kind", "")) for x in parts}
+    if len(forms) > 1:
+        return None
+    xp = batch.ops.xp if batch.ops.owns(parts[0]) else np
+    return xp.concatenate(parts)
 
 
 def _from_pandas(truths: Any) -> Any:

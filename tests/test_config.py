@@ -178,7 +178,7 @@ neg_prefix = "!"
         "b.@losses": "nothing is registered as 'CrossEntropi.v1'; did you mean 'CrossEntropy.v1'"
         " or 'LinearCrossEntropy.v1' or 'BinaryCrossEntropy.v1'?",
         "c.label_smoothing": "should be a valid number, got '0.1'",
-        "c.reduction": "should be 'mean', 'sum', 'none', 'batch_mean' or 'weighted_mean', got 'average'",
+        "c.reduction": "should be 'mean', 'sum', 'none', 'batch_mean', 'weighted_mean' or 'sequence_mean', got 'average'",
         "c.class_weight.1": "should be greater than or equal to 0, got -1",
         "c.class_weight.2": "should be a valid number, got '2'",
         "d.@loses": "there is no registry 'loses'; did you mean 'losses'?",

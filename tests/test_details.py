@@ -831,7 +831,7 @@ def test_sequences_are_matrices(name: str) -> None:
         make(name)([p, p[None]], [[0, 1], [0, 1]])
     with pytest.raises(ValueError, match="expected guesses of sequence 0 to be an array, got a list of 2"):
         make(name)([p.tolist(), p], [[0, 1], [0, 1]])
-    with pytest.raises(ValueError, match=r"to be a list of arrays \(Ni, C\), got 3"):
+    with pytest.raises(ValueError, match=r"to be a list of arrays \(Ni, C\) or a Ragged, got 3"):
         make(name)(3, [])
     assert_same(make(name)(np.stack([p, p]), np.array([[0, 1], [1, 0]]))[1], make(name)([p, p], [[0, 1], [1, 0]])[1])
     with pytest.raises(ValueError, match=r"expected guesses of shape \(N, C\), got shape \(1, 2, 2\)"):

@@ -264,7 +264,7 @@ BAD: list[tuple[Any, Any, Any, str]] = [
     (SequenceCategoricalCrossentropy(**ABC), [P], ["abc"], "expected truths of sequence 0 to be a list or array of 3, got 'abc'."),
     (SequenceCategoricalCrossentropy_v4(), [P, P * 2], [[0, 1, 2], [0, 1, 2]], "got 1.6 in row 1 of sequence 1, column 1."),
     (SequenceCategoricalCrossentropy_v4(), [P, P[:, :2]], [[0, 1, 2], [0, 1, 1]], "expected guesses of sequence 1 like those of sequence 0"),
-    (SequenceCategoricalCrossentropy_v4(), None, [], "expected guesses to be a list of arrays (Ni, C), got None."),
+    (SequenceCategoricalCrossentropy_v4(), None, [], "expected guesses to be a list of arrays (Ni, C) or a Ragged, got None."),
 ]  # fmt: skip
 
 

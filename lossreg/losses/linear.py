@@ -14,6 +14,7 @@ from ..checks import check_shape, describe, fail
 from ..config import register
 from ..ops import Array
 from ..ops.base import compute_dtype
+from ..ragged import is_ragged
 from ..reduction import Weights
 from ..schema import Configurable
 from .categorical import CrossEntropy, check_finite
@@ -83,7 +84,7 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
         if not isinstance(guesses, tuple) or len(guesses) not in (2, 3):
             raise fail(name, "guesses", "to be a tuple (x, weight) or (x, weight, bias)", describe(guesses))
         for array in guesses:
-            if isinstance(array, list):
+            if isinstance(array, list) or is_ragged(array):
                 raise fail(name, "guesses", "to be arrays", describe(array))
         layer = Batch.read(name, guesses, ("x", "weight", "bias")[: len(guesses)], "elements")
         x, weight, *bias = layer.arrays

@@ -16,6 +16,7 @@ from ..checks import Interval, check_domain, check_shape, describe, fail
 from ..config import register
 from ..ops import Array, get_ops
 from ..ops.base import compute_dtype, is_half
+from ..ragged import is_ragged
 from ..schema import Problem
 from ..targets import Targets
 from ..truths import Labels, label_problems
@@ -69,7 +70,7 @@ class CategoricalCrossentropy(Loss):
 
     def _read(self, guesses: Any) -> Batch:
         """Probabilities (N, C)."""
-        if isinstance(guesses, (list, tuple)):
+        if isinstance(guesses, (list, tuple)) or is_ragged(guesses):
             raise fail(type(self).__name__, "guesses", "to be an array (N, C)", describe(guesses))
         batch = Batch.read(type(self).__name__, guesses, ("guesses",), "classes")
         if len(batch.shape) != 2:
@@ -121,7 +122,7 @@ class CategoricalCrossentropy(Loss):
     "SequenceCategoricalCrossentropy.v1", "SequenceCategoricalCrossentropy.v2", "SequenceCategoricalCrossentropy.v3"
 )
 class SequenceCategoricalCrossentropy(CategoricalCrossentropy):
-    """`CategoricalCrossentropy` over a list of sequences, in one flat pass; normalize divides by their number.
+    """`CategoricalCrossentropy` over a list of sequences or a Ragged, in one pass; normalize divides by their number.
 
         grad_i = (p_i - t_i) * mask_i / number of sequences
         loss   = sum over sequences of sum(grad_i**2)
@@ -135,7 +136,7 @@ class SequenceCategoricalCrossentropy(CategoricalCrossentropy):
         return read_sequences(type(self).__name__, guesses)
 
     def _targets(self, batch: Batch, truths: Any) -> Targets:
-        return super()._targets(batch, as_list(truths))
+        return super()._targets(batch, as_sequences(batch, truths))
 
 
 class _DistanceLoss(Loss):
@@ -256,20 +257,25 @@ class CosineDistance(_DistanceLoss):
         return abs(cosine - 1.0) * scale, (cosine * (y / (y_norm * y_norm)) - u / norms) * scale
 
 
-def as_list(value: Any) -> Any:
-    """Tuples and arrays of sequences as lists, which is what a batch of sequences is."""
-    return list(value) if isinstance(value, tuple) or hasattr(value, "ndim") else value
+def as_sequences(batch: Batch, truths: Any) -> Any:
+    """Tuples and arrays of sequences beside a list of guesses as lists too."""
+    return _as_list(truths) if batch.ragged[0] is None else truths
 
 
 def read_sequences(name: str, guesses: Any) -> Batch:
-    """A list of matrices (Ni, C)."""
-    guesses = as_list(guesses)
-    if not isinstance(guesses, list):
-        raise fail(name, "guesses", "to be a list of arrays (Ni, C)", describe(guesses))
-    for i, part in enumerate(guesses):
+    """A list of matrices (Ni, C), or a Ragged of (N, C)."""
+    guesses = _as_list(guesses)
+    if not isinstance(guesses, list) and not is_ragged(guesses):
+        raise fail(name, "guesses", "to be a list of arrays (Ni, C) or a Ragged", describe(guesses))
+    for i, part in enumerate([guesses.dataXd] if is_ragged(guesses) else guesses):
         if getattr(part, "ndim", 2) != 2:
             raise fail(name, f"guesses of sequence {i}", "of shape (Ni, C)", f"shape {part.shape}")
     return Batch.read(name, guesses, ("guesses",), "classes")
+
+
+def _as_list(value: Any) -> Any:
+    """Tuples and arrays of sequences as lists, which is what a batch of sequences is."""
+    return list(value) if isinstance(value, tuple) or hasattr(value, "ndim") else value
 
 
 def check_smoothing(batch: Batch, smoothing: float, targets: Targets) -> None:

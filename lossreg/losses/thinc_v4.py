@@ -19,7 +19,7 @@ from ..targets import Targets
 from ..truths import Labels
 from .labels import ClassWeight, LabelOptions, class_weights
 from .softmax import probability_cross_entropy, target_arguments
-from .thinc import UNIT, Smoothing, as_list, check_smoothing, read_sequences
+from .thinc import UNIT, Smoothing, as_sequences, check_smoothing, read_sequences
 
 __all__ = ["CategoricalCrossentropy_v4", "SequenceCategoricalCrossentropy_v4"]
 
@@ -109,7 +109,7 @@ class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the ver
 
 @register("SequenceCategoricalCrossentropy.v4")
 class SequenceCategoricalCrossentropy_v4(CategoricalCrossentropy_v4):  # noqa: N801
-    """`CategoricalCrossentropy_v4` over a list of sequences, in one flat pass.
+    """`CategoricalCrossentropy_v4` over a list of sequences or a Ragged, in one flat pass.
 
         value of a token = -log P_S;   loss = sum of the values / number of tokens that are kept
 
@@ -123,12 +123,12 @@ class SequenceCategoricalCrossentropy_v4(CategoricalCrossentropy_v4):  # noqa: N
     normalize_by_sequence: bool = False
 
     def read_guesses(self, guesses: Any) -> Batch:
-        """A list of sequences."""
+        """A list of sequences, or a Ragged."""
         return read_sequences(type(self).__name__, guesses)
 
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
-        """A list of truths."""
-        return super().read_truths(batch, as_list(truths), check)
+        """Truths of sequences."""
+        return super().read_truths(batch, as_sequences(batch, truths), check)
 
     def divided_by(self) -> Reduction:
         """Sequences instead of tokens."""
