@@ -18,14 +18,15 @@ from .losses.thinc import *  # noqa: F403
 from .losses.thinc_v4 import *  # noqa: F403
 from .losses.values import *  # noqa: F403
 from .ops import NumpyOps, Ops, get_ops, prefer_gpu, require_cpu, require_gpu, use_ops
+from .ragged import Ragged
 from .schema import ConfigError
 from .state import *  # noqa: F403
 from .terms import *  # noqa: F403
 from .version import __version__ as __version__
 
 __all__ = [
-    "Config", "ConfigError", "CoupledLoss", "ElementwiseLoss", "Loss", "NumpyOps", "Ops", "ReducedLoss", "RowLoss",
-    "functional", "get_num_threads", "get_ops", "help", "loss", "options", "prefer_gpu",
+    "Config", "ConfigError", "CoupledLoss", "ElementwiseLoss", "Loss", "NumpyOps", "Ops", "Ragged", "ReducedLoss",
+    "RowLoss", "functional", "get_num_threads", "get_ops", "help", "loss", "options", "prefer_gpu",
     "register", "registry", "require_cpu", "require_gpu", "schedules", "set_num_threads", "use_ops",
 ]  # fmt: skip
 __all__ += losses.__all__ + state.__all__ + terms.__all__
