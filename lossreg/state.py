@@ -16,6 +16,7 @@ import numpy as np
 
 from .checks import describe, on_host
 from .ops import get_ops
+from .ops.base import compute_dtype
 from .trees import get_path, tree_map
 
 if TYPE_CHECKING:
@@ -371,10 +372,16 @@ class LossState(AverageState):
     def scale(self, gradients: Any) -> Any:
         """Gradients of the total, such as those that micro-batches added up, as gradients of the loss.
 
-        Arrays in nested dicts, lists and tuples; new arrays of the same dtypes.
+        Arrays and numbers in nested dicts, lists and tuples; new arrays of the same dtypes.
         """
         factor = self.factor
-        return tree_map(lambda x: (x * factor).astype(x.dtype, copy=False), gradients)
+
+        def scaled(x: Any) -> Any:
+            if not hasattr(x, "dtype"):
+                return x * factor
+            return (x.astype(compute_dtype(x.dtype), copy=False) * factor).astype(x.dtype, copy=False)
+
+        return tree_map(scaled, gradients)
 
     def weighted(self, weight: float, parent: Any) -> LossState:
         """The state of a term of a sum: the weight multiplies the total, not the count."""

@@ -690,3 +690,19 @@ def test_fields_of_other_shapes_do_not_merge(cls: Any, what: str, a: Any, b: Any
     with pytest.raises(ValueError) as caught:
         cls(a).merge(cls(b))
     assert str(caught.value) == f"Cannot merge {what}: {expected}."
+
+
+def test_gradients_of_half_precision_are_divided_in_single_precision() -> None:
+    """A factor of 1e-6 has one digit in half precision, and one of 1e-8 is 0."""
+    gradient = np.array([60000.0, 1.0, -3.0], np.float16)
+    for count in (1e6, 3.0, 1e8):
+        scaled = LossState(1.0, count).scale([gradient])[0]
+        np.testing.assert_array_equal(scaled, (gradient.astype(float) / count).astype(np.float16), strict=True)
+    with standin_cupy.installed() as cupy:
+        scaled = LossState(1.0, cupy.asarray(np.array(1e6))).scale(cupy.asarray(gradient))
+        with standin_cupy.allow_reading():
+            np.testing.assert_array_equal(scaled.get(), (gradient.astype(float) / 1e6).astype(np.float16), strict=True)
+
+
+def test_numbers_of_python_are_scaled_too() -> None:
+    assert LossState(1.0, 4.0).scale({"b": 2.0, "c": (1,)}) == {"b": 0.5, "c": (0.25,)}
