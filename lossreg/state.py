@@ -488,11 +488,14 @@ def _wide(x: Any) -> Any:
     """Python numbers as they are, arrays in float64 or int64."""
     if type(x) in (int, float):
         return x
-    if isinstance(x, (bool, np.generic)):
-        return x.item() if isinstance(x, np.generic) and x.dtype.kind in "fiu" else int(x)
-    if not hasattr(x, "dtype"):
-        raise TypeError(f"Cannot merge sums: expected numbers or arrays, got {describe(x)}.")
-    return x.astype(np.int64 if x.dtype.kind in "biu" else np.float64, copy=False)
+    if isinstance(x, (bool, np.bool_)):
+        return int(x)
+    if hasattr(x, "dtype"):
+        get_ops(x)  # raises for arrays of a library that no backend handles
+        if x.dtype.kind in "fiub" or x.dtype.name == "bfloat16":
+            wide = np.int64 if x.dtype.kind in "biu" else np.float64
+            return x.item() if isinstance(x, np.generic) else x.astype(wide, copy=False)
+    raise TypeError(f"Cannot merge sum: expected real numbers, got {describe(x)}.")
 
 
 def _finite(x: Any) -> Any:

@@ -706,3 +706,27 @@ def test_gradients_of_half_precision_are_divided_in_single_precision() -> None:
 
 def test_numbers_of_python_are_scaled_too() -> None:
     assert LossState(1.0, 4.0).scale({"b": 2.0, "c": (1,)}) == {"b": 0.5, "c": (0.25,)}
+
+
+@pytest.mark.parametrize(
+    "x, got",
+    [
+        ("a", "'a'"),
+        (None, "None"),
+        (1j, "1j"),
+        (np.array([1j]), "a complex128 array of shape (1,)"),
+        (np.complex64(1), "a complex64 array of shape ()"),
+        (np.array(["a"]), "a <U1 array of shape (1,)"),
+        (np.array(["2020-01-01"], "M8[D]"), "a datetime64[D] array of shape (1,)"),
+    ],
+)
+def test_what_is_no_real_number_is_not_summed(x: Any, got: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        Sum({"a": x}).merge(Sum({"a": x}))
+    assert str(caught.value) == f"Cannot merge sum: expected real numbers, got {got}."
+
+
+def test_arrays_of_other_libraries_are_not_summed() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
+    with pytest.raises(TypeError, match="No backend for .*Tensor: expected a NumPy or CuPy array"):
+        Sum(torch.ones(2)).merge(Sum(torch.ones(2)))
