@@ -93,11 +93,13 @@ class State(_Dataclass, ABC):
         """The parent of both; raises when the other state came from an unequal calculator."""
         if not isinstance(other, State):
             raise TypeError(f"Cannot merge states: expected a {type(self).__name__}, got {describe(other)}.")
+        if type(other) is not type(self):
+            raise ValueError(f"Cannot merge states: expected a {type(self).__name__}, got a {type(other).__name__}.")
         parents = [x.parent for x in (self, other) if x.parent is not None]
-        if type(other) is not type(self) or (len(parents) == 2 and parents[0] != parents[1]):
-            theirs = type(other).__qualname__ if other.parent is None else other.parent
-            ours = type(self).__qualname__ if self.parent is None else self.parent
-            raise ValueError(f"Cannot merge states of different calculators: expected {ours}, got {theirs}.")
+        if len(parents) == 2 and parents[0] != parents[1]:
+            raise ValueError(
+                f"Cannot merge states of different calculators: expected {parents[0]}, got {parents[1]}."
+            )
         return parents[0] if parents else None
 
 

@@ -730,3 +730,12 @@ def test_arrays_of_other_libraries_are_not_summed() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
     with pytest.raises(TypeError, match="No backend for .*Tensor: expected a NumPy or CuPy array"):
         Sum(torch.ones(2)).merge(Sum(torch.ones(2)))
+
+
+def test_states_of_two_kinds_are_named_by_their_kinds() -> None:
+    expected = r"Cannot merge states: expected a LossState, got an? AverageState\."
+    for parent in (None, Huber()):
+        with pytest.raises(ValueError, match=expected):
+            LossState(1.0, 1.0, parent=parent).merge(AverageState(1.0, 1.0, parent=parent))
+    with pytest.raises(ValueError, match="Cannot merge states: expected a FirstImages, got a FirstImagesAndSum"):
+        FirstImages.empty().merge(FirstImagesAndSum.empty())  # type: ignore[arg-type]
