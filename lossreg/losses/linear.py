@@ -22,11 +22,11 @@ from .softmax import log_sum_parts, softmax_cross_entropy
 
 __all__ = ["LinearCrossEntropy"]
 
-BLOCK = 64 * 2**20
-"""Bytes of the logits that exist at a time."""
+BLOCK = 16_777_216
+"""How many logits exist at a time: 64 MB of float32."""
 
-TILE = 8 * 2**20
-"""Bytes of the weight's gradient that are added up at a time."""
+TILE = 2_097_152
+"""How many numbers of the weight's gradient are added up at a time: 8 MB of float32."""
 
 
 @dataclass(eq=False)
@@ -126,7 +126,7 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
         weight = weight.astype(dtype, copy=False)
         more = (bias[0][None, :] if bias else None, self.softcap, self.z_loss or None)
         items = weights.items if weights.items is None else xp.broadcast_to(weights.items, (n,))
-        step = max(1, BLOCK // (classes * dtype.itemsize))
+        step = max(1, BLOCK // classes)
         buffer = xp.empty((min(n, step), classes), dtype)
         sums = [g if g.dtype == dtype else xp.empty(g.shape, dtype) for g in out[1:]] if out else []
         for array in sums:
@@ -157,7 +157,7 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
             if out is not None:
                 slopes = xp.matmul(logits, weight)
                 out[0][block] = slopes if kept is None else xp.where(kept, slopes, dtype.type(0))
-                tile = max(1, TILE // (rows.shape[1] * dtype.itemsize))
+                tile = max(1, TILE // rows.shape[1])
                 for first in range(0, classes, tile):
                     sums[0][first : first + tile] += xp.matmul(logits[:, first : first + tile].T, rows)
                 for bias_sum in sums[1:]:
