@@ -97,9 +97,7 @@ class State(_Dataclass, ABC):
             raise ValueError(f"Cannot merge states: expected a {type(self).__name__}, got a {type(other).__name__}.")
         parents = [x.parent for x in (self, other) if x.parent is not None]
         if len(parents) == 2 and parents[0] != parents[1]:
-            raise ValueError(
-                f"Cannot merge states of different calculators: expected {parents[0]}, got {parents[1]}."
-            )
+            raise ValueError(f"Cannot merge states of different calculators: expected {parents[0]}, got {parents[1]}.")
         return parents[0] if parents else None
 
 
@@ -443,9 +441,16 @@ class TreeState(State):
 def _static(name: str, a: Any, b: Any) -> Any:
     if a is EMPTY or b is EMPTY:
         return a if b is EMPTY else b
-    if a is not b and a != b:
+    if not _equal(a, b):
         raise ValueError(f"Cannot merge states: expected the same {name} in both, got {describe(a)} and {describe(b)}.")
     return a
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Arrays by their numbers, which waits for a device."""
+    if getattr(a, "ndim", 0) or getattr(b, "ndim", 0):
+        return hasattr(a, "dtype") and hasattr(b, "dtype") and np.array_equal(on_host(a), on_host(b))
+    return a is b or bool(a == b)
 
 
 def _sum(a: Any, a_rest: Any, b: Any, b_rest: Any) -> tuple[Any, Any]:

@@ -728,7 +728,7 @@ def test_what_is_no_real_number_is_not_summed(x: Any, got: str) -> None:
 
 def test_arrays_of_other_libraries_are_not_summed() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
-    with pytest.raises(TypeError, match="No backend for .*Tensor: expected a NumPy or CuPy array"):
+    with pytest.raises(TypeError, match=r"No backend for .*Tensor: expected a NumPy or CuPy array"):
         Sum(torch.ones(2)).merge(Sum(torch.ones(2)))
 
 
@@ -739,3 +739,18 @@ def test_states_of_two_kinds_are_named_by_their_kinds() -> None:
             LossState(1.0, 1.0, parent=parent).merge(AverageState(1.0, 1.0, parent=parent))
     with pytest.raises(ValueError, match="Cannot merge states: expected a FirstImages, got a FirstImagesAndSum"):
         FirstImages.empty().merge(FirstImagesAndSum.empty())  # type: ignore[arg-type]
+
+
+def test_static_fields_may_be_arrays() -> None:
+    class Curve(AutoState):
+        hits: Any = sum_field()
+        thresholds: Any = static_field(None)
+
+    make = lambda *thresholds: Curve(np.ones(2), thresholds and np.array(thresholds))  # noqa: E731
+    assert (make(0.1, 0.5) + make(0.1, 0.5)).compute().hits.tolist() == [2, 2]
+    assert (Curve.empty() + make(0.1, 0.5) + Curve.empty() + make(0.1, 0.5)).thresholds.tolist() == [0.1, 0.5]
+    for other in (make(0.1, 0.6), make(0.1), make()):
+        with pytest.raises(ValueError, match="Cannot merge states: expected the same thresholds in both"):
+            make(0.1, 0.5).merge(other)
+        with pytest.raises(ValueError, match="Cannot merge states: expected the same thresholds in both"):
+            other.merge(make(0.1, 0.5))
