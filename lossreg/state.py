@@ -164,13 +164,22 @@ class _Truncate(_Concat):
         return tree_map(lambda x: self._first(state, self._join(x)), value, is_leaf=_is_parts)
 
     def _leaf(self, state: AutoState, a: Any, b: Any) -> _Parts:
-        num, parts = get_path(state, self.num_field), _parts(a)
-        enough = num is not None and sum(_at_least_1d(x).shape[self.axis] for x in parts) >= num
+        num, parts = self._num(state), _parts(a)
+        enough = num is not None and sum(len(self._items(x)) for x in parts) >= num
         return _Parts(parts if enough else parts + tuple(self._first(state, x) for x in _parts(b)))
 
+    def _num(self, state: AutoState) -> int | None:
+        num: int | None = get_path(state, self.num_field)
+        if num is not None and num < 0:
+            raise ValueError(f"Cannot keep the first: expected {self.num_field} to be 0 or more, got {num}.")
+        return num
+
+    def _items(self, x: Any) -> Any:
+        """An array with its items on the first axis."""
+        return _xp(x).moveaxis(_at_least_1d(x), self.axis, 0)
+
     def _first(self, state: AutoState, x: Any) -> Any:
-        x = _at_least_1d(x)
-        return x[(slice(None),) * (self.axis % x.ndim) + (slice(get_path(state, self.num_field)),)]
+        return _xp(x).moveaxis(self._items(x)[: self._num(state)], 0, self.axis)
 
 
 class _State(_Kind):

@@ -754,3 +754,21 @@ def test_static_fields_may_be_arrays() -> None:
             make(0.1, 0.5).merge(other)
         with pytest.raises(ValueError, match="Cannot merge states: expected the same thresholds in both"):
             other.merge(make(0.1, 0.5))
+
+
+def test_a_number_of_the_first_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match=r"Cannot keep the first: expected num to be 0 or more, got -1\."):
+        First(np.zeros(3), num=-1).compute()
+    with pytest.raises(ValueError, match=r"Cannot keep the first: expected num to be 0 or more, got -1\."):
+        First(np.zeros(3), num=-1).merge(First(np.zeros(3), num=-1))
+
+
+def test_an_axis_that_an_array_does_not_have() -> None:
+    class Second(AutoState):
+        x: Any = truncate_field(num_field="num", axis=1)
+        num: int = 3
+
+    for x in (np.zeros(9), 1.0):
+        for call in (Second(x).compute, lambda x=x: Second(x).merge(Second(x))):
+            with pytest.raises(ValueError, match="axis 1 is out of bounds for array of dimension 1"):
+                call()
