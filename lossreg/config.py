@@ -187,7 +187,7 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
         before = len(problems)
         built = {key: cls._built(value, _join(path, key), problems) for key, value in node.items()}
         if not is_promise(node) or len(problems) > before:
-            return built
+            return built["*"] if path and list(built) == ["*"] else built  # [loss.terms.*.digit] is [loss.terms.digit]
         target = cls._target(node, path, problems)
         options, found = checked(target, _options(built))
         arguments = options.pop("*", ())

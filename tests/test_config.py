@@ -446,3 +446,27 @@ def test_a_plugin_cannot_shadow_a_built_in(plugins: Any) -> None:
 def test_two_plugins_of_one_name_are_refused(plugins: Any) -> None:
     plugins(Point("Plug.v1", lossreg.Huber, "one:Plug"), Point("Plug.v1", lossreg.Huber, "two:Plug"))
     assert "one:Plug and two:Plug" in problems(registry.losses.get, "Plug.v1")["losses"]
+
+
+def test_sections_behind_a_star_are_named_sections() -> None:
+    """`[loss.terms.*.digit]`, as sections of positional arguments are written, is `[loss.terms.digit]`."""
+    text = """
+[loss]
+@losses = "WeightedSum.v1"
+
+[loss.terms]
+
+[loss.terms.digit]
+@losses = "Term.v1"
+guesses = "preds.logits"
+truths = "batch.label"
+
+[loss.terms.digit.loss]
+@losses = "CrossEntropy.v1"
+"""
+    starred = text.replace("loss.terms", "loss.terms.*").replace("[loss.terms.*]", "[loss.terms]\n\n[loss.terms.*]")
+    named, by_star = (registry.resolve(Config().from_str(source))["loss"] for source in (text, starred))
+    assert named == by_star
+    assert list(named.terms) == ["digit"]
+    positional = text.replace("[loss.terms]\n\n", "[loss.*]\n\n").replace("loss.terms.", "loss.*.")
+    assert registry.resolve(Config().from_str(positional))["loss"].terms == {"0": named.terms["digit"]}
