@@ -264,9 +264,9 @@ class AutoState(State):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        compute = vars(cls).get("compute")
-        if compute is not None and any(not isinstance(kind, _IN_PLACE) for kind in _kinds(cls).values()):
-            cls.compute = functools.wraps(compute)(lambda self: compute(self.finalize()))  # type: ignore[method-assign]
+        collects = any(not isinstance(kind, _IN_PLACE) for kind in _kinds(cls).values())
+        if collects and not hasattr(cls.compute, "finalizes"):
+            cls.compute = _finalizing(cls.compute)  # type: ignore[method-assign]
 
     @classmethod
     def empty(cls, parent: Any = None) -> Self:
@@ -445,6 +445,15 @@ class TreeState(State):
     def compute(self) -> Any:
         """Their results, arranged alike; an empty dict for no data."""
         return {} if self.tree is None else tree_map(lambda x: x.compute(), self.tree, is_leaf=_is_state)
+
+
+def _finalizing(compute: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @functools.wraps(compute)
+    def of_final(self: AutoState) -> Any:
+        return compute(self.finalize())
+
+    of_final.finalizes = True  # type: ignore[attr-defined]
+    return of_final
 
 
 def _static(name: str, a: Any, b: Any) -> Any:

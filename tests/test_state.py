@@ -772,3 +772,39 @@ def test_an_axis_that_an_array_does_not_have() -> None:
         for call in (Second(x).compute, lambda x=x: Second(x).merge(Second(x))):
             with pytest.raises(ValueError, match="axis 1 is out of bounds for array of dimension 1"):
                 call()
+
+
+class Length:
+    """A compute that knows nothing of states."""
+
+    def compute(self) -> Any:
+        return self.x.shape  # type: ignore[attr-defined]
+
+
+class OfABase(AutoState):
+    def compute(self) -> Any:
+        return self.x.shape  # type: ignore[attr-defined]
+
+
+class WithMixin(Length, AutoState):
+    x: Any = concat_field()
+
+
+class WithBase(OfABase):
+    x: Any = concat_field()
+
+
+class AddsAField(Base):
+    """The base has nothing to concatenate, and its compute reads nothing that is."""
+
+    extra: Any = concat_field(default_factory=lambda: np.zeros(1))
+
+
+def test_a_compute_that_is_inherited_finds_its_fields_concatenated() -> None:
+    for cls in (WithMixin, WithBase):
+        assert (cls(np.zeros(2)) + cls(np.zeros(3))).compute() == (5,)
+        assert cls(1.0).compute() == (1,)
+        assert type((cls(np.zeros(2)) + cls(np.zeros(3))).finalize().x) is np.ndarray
+    assert (AddsAField(1.0) + AddsAField(2.0)).compute() == 6.0
+    assert vars(Length).keys() >= {"compute"}
+    assert not hasattr(Length.compute, "__wrapped__")
