@@ -78,7 +78,8 @@ class ReducedLoss(Loss):
     The weights and the divisor depend on truths and options alone, so value and gradient come out of one pass.
 
     reduction: "mean", "sum", "none" (the values, and the gradient of their sum), "batch_mean" (divides by
-        `len(guesses)`), "weighted_mean" (divides by the sum of the weights).
+        `len(guesses)`), "weighted_mean" (divides by the sum of the weights), "sequence_mean" (the mean over sequences
+        of their means: parts of a list or Ragged, entries of the first axis of other values).
     normalize_by: "mask": means divide by what mask and missing truths leave; "values": by everything.
     validate: "full" checks the range of the data as well, "shape" does not, "auto" is full on the CPU and shape on a
         GPU, where looking at data makes the host wait.

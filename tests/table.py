@@ -593,4 +593,11 @@ ROWS.append(
     )
 )
 
+ROWS += [
+    Row("Sequence.v1", lambda rng, n: (rng.normal(size=(n, 3, 5)) * 2, some_ignored(rng, (n, 3))),
+        dict(inner=lossreg.CrossEntropy(class_weight=WEIGHTS, ignore_index=-7))),
+    Row("Sequence.v1", elements(3, 2), dict(inner=lossreg.Huber(delta=0.7))),
+    Row("Sequence.v1", vectors(2, 3, 4), dict(inner=lossreg.CosineSimilarity(axis=-1), reduction="mean")),
+]  # fmt: skip
+
 TRUE_ROWS = [row for row in ROWS if not row.thinc]

@@ -10,6 +10,7 @@ from . import (
     linear,
     margin,
     regression,
+    sequence,
     thinc,
     thinc_v4,
     values,
@@ -17,6 +18,7 @@ from . import (
 
 __all__ = [  # noqa: PLE0604
     *alignment.__all__, *binary.__all__, *categorical.__all__, *divergence.__all__, *embedding.__all__, *focal.__all__,
-    *linear.__all__, *margin.__all__, *regression.__all__, *thinc.__all__, *thinc_v4.__all__,
+    *linear.__all__, *margin.__all__, *regression.__all__, *sequence.__all__, *thinc.__all__,
+    *thinc_v4.__all__,
     *values.__all__,
 ]  # fmt: skip

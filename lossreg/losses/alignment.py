@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..base import ReducedLoss, Truths, Wanted
 from ..checks import describe, fail, first_bad, on_host
 from ..config import register
 from ..ops import Array
+from ..ragged import is_ragged, read_ragged
 from ..reduction import Weights
 from ..schema import Configurable
 
@@ -30,6 +31,24 @@ class _Alignment:
     """Number of frames of each sequence, (N,)."""
     last: Array
     """Index of the last state, the final blank, (N,)."""
+
+
+@dataclass(eq=False)
+class _PaddedBatch(Batch):
+    """Sequences side by side, (T, N, C), made of a list of (Ti, C) or of a Ragged."""
+
+    parts: Batch = field(kw_only=True)
+    place_of: tuple[Array, Array] = field(kw_only=True)
+    """(frame, sequence) of each item of the parts."""
+
+    def gradient_arrays(self, out: Any, read: tuple[Any, ...]) -> list[Array]:
+        """Padded; sequences have no `out`."""
+        self.parts.gradient_arrays(out, read)
+        return super().gradient_arrays(None, read)
+
+    def finish(self, grads: list[Array], out: Any) -> Any:
+        """As the sequences are arranged."""
+        return self.parts.restore([grads[0][self.place_of]])
 
 
 class WrtOption(Configurable):
@@ -50,9 +69,11 @@ class CTC(ReducedLoss, WrtOption):
     and backward over time in log space and float64. Frames past the end of a sequence have slope 0. A target that does
     not fit its frames has value inf and slope 0; with zero_infinity both are 0. "mean" is the mean over the sequences
     of value / max(1, length of the target).
-    Shapes: guesses, grad (T, N, C) or (T, C), log-probabilities; truths a tuple (targets, input_lengths,
-    target_lengths): targets (N, S), padded with anything, lists of uneven lengths, or one behind the other
-    (sum of lengths,), ids other than blank; lengths (N,) or ().   Gradient with respect to: `wrt`.
+    Shapes: guesses, grad (T, N, C) or (T, C), log-probabilities, or a list of N arrays (Ti, C) or a Ragged; truths a
+    tuple (targets, input_lengths, target_lengths): targets (N, S), padded with anything, lists of uneven lengths, or
+    one behind the other (sum of lengths,), ids other than blank; lengths (N,) or (), None for all frames and for the
+    whole of each target. Beside a list or a Ragged of guesses the targets alone will do.
+    Gradient with respect to: `wrt`.
     Errors: ValueError for a blank or an id out of range in a target, lengths that do not fit.
     Source: Graves et al. (2006), doi:10.1145/1143844.1143891; values as torch.nn.CTCLoss, whose gradient is that of
     wrt "logits".
@@ -66,24 +87,31 @@ class CTC(ReducedLoss, WrtOption):
     layout = "time"
     truth_inputs = ("targets", "input_lengths", "target_lengths")
 
+    def read_guesses(self, guesses: Any) -> Batch:
+        """(T, N, C), to which sequences are padded."""
+        if not isinstance(guesses, list) and not is_ragged(guesses):
+            return super().read_guesses(guesses)
+        name = type(self).__name__
+        parts = Batch.read(name, guesses, self.inputs, "elements")
+        lengths, (items,) = np.array(parts.lengths, int), parts.arrays
+        if items.ndim != 2:
+            raise fail(name, "guesses of a sequence", "of shape (Ti, C)", f"shape {items.shape}")
+        ops, ends = parts.ops, np.cumsum(lengths)
+        frames = np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)
+        place = ops.asarray(frames), ops.asarray(np.repeat(np.arange(len(lengths)), lengths))
+        classes = items.shape[1] if parts.lengths else max(items.shape[1], self.blank + 1)  # an empty list has no say
+        padded = ops.xp.zeros((int(lengths.max(initial=0)), len(lengths), classes), items.dtype)
+        if len(items):
+            padded[place] = items
+        batch = Batch.read(name, padded, self.inputs, self.layout)
+        return _PaddedBatch(**vars(batch), parts=parts, place_of=place)
+
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """States of the alignments, and 1 / length of the target where a mean divides by it."""
         frames, n, classes = batch.arrays[0].shape
         if self.blank >= classes:
             raise fail(batch.name, "blank", f"in [0, {classes}) (the classes of guesses)", str(self.blank))
-        if not isinstance(truths, tuple) or len(truths) != 3:
-            raise fail(batch.name, "truths", "to be a tuple (targets, input_lengths, target_lengths)", describe(truths))
-        kept = None if batch.kept is None or batch.ops.on_device else batch.kept.reshape(n)
-        lengths = [
-            self._lengths(batch, what, value, n) for what, value in zip(("input_lengths", "target_lengths"), truths[1:])
-        ]
-        targets = self._padded(batch, truths[0], lengths[1], n)
-        if kept is not None:
-            lengths = [np.where(kept, length, 0) for length in lengths]
-        for what, length, most in zip(("input_lengths", "target_lengths"), lengths, (frames, targets.shape[1])):
-            bad = first_bad((length < 0) | (length > most))
-            if bad is not None:
-                raise fail(batch.name, what, f"in [0, {most}]", f"{length[bad]} in {batch.place(bad[0])}")
+        targets, lengths = self._targets(batch, truths, frames, n)
         inside = np.arange(targets.shape[1]) < lengths[1][:, None]
         bad = first_bad(((targets < 0) | (targets >= classes) | (targets == self.blank)) & inside)
         if bad is not None:
@@ -100,17 +128,54 @@ class CTC(ReducedLoss, WrtOption):
             weight = asarray(1.0 / np.maximum(lengths[1], 1)).reshape(batch.values_shape)
         return Truths(alignment, weight=weight)
 
+    def _targets(self, batch: Batch, truths: Any, frames: int, n: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Targets (N, S), and the lengths of frames and targets; 0 for what the mask leaves out."""
+        most_frames = np.full(n, frames)
+        if isinstance(batch, _PaddedBatch):
+            most_frames = np.array(batch.parts.lengths, int)
+            truths = truths if isinstance(truths, tuple) else (truths, None, None)
+        if not isinstance(truths, tuple) or len(truths) != 3:
+            raise fail(batch.name, "truths", "to be a tuple (targets, input_lengths, target_lengths)", describe(truths))
+        ids, input_lengths, target_lengths = truths
+        input_lengths = most_frames if input_lengths is None else input_lengths
+        own_lengths = None
+        if is_ragged(ids):
+            ids, own_lengths = read_ragged(batch.name, "targets", ids)
+        if target_lengths is None:
+            target_lengths = self._lengths_of(batch, ids, n) if own_lengths is None else own_lengths
+        names, given = ("input_lengths", "target_lengths"), (input_lengths, target_lengths)
+        lengths = [self._lengths(batch, what, value, n) for what, value in zip(names, given)]
+        targets = self._padded(batch, ids, lengths[1], n)
+        if batch.kept is not None and not batch.ops.on_device:
+            lengths = [np.where(batch.kept.reshape(n), length, 0) for length in lengths]
+        for what, length, most in zip(names, lengths, (most_frames, np.full(n, targets.shape[1]))):
+            bad = first_bad((length < 0) | (length > most))
+            if bad is not None:
+                raise fail(batch.name, what, f"in [0, {most[bad]}]", f"{length[bad]} in {batch.place(bad[0])}")
+        return targets, lengths
+
     def _lengths(self, batch: Batch, what: str, value: Any, n: int) -> np.ndarray:
         lengths = np.asarray(on_host(value) if hasattr(value, "dtype") else value)
         if (lengths.dtype.kind not in "iu" and lengths.size) or lengths.size != n or lengths.ndim > 1:
             raise fail(batch.name, what, f"of {n} whole numbers", describe(value))
         return lengths.reshape(n).astype(np.int64)
 
+    def _lengths_of(self, batch: Batch, targets: Any, n: int) -> Any:
+        """The length of each target, where the caller does not give it."""
+        if getattr(targets, "ndim", 0) == 2:
+            return [targets.shape[1]] * len(targets)
+        if isinstance(targets, (list, tuple)) and all(map(_is_target, targets)) and len(targets) == n:
+            return list(map(len, targets))
+        if _is_target(targets) and len(batch.shape) == 2:
+            return len(targets)
+        raise fail(batch.name, "targets", f"to be {n} rows of ids, or target_lengths beside them", describe(targets))
+
     def _padded(self, batch: Batch, value: Any, lengths: np.ndarray, n: int) -> np.ndarray:
         """Targets (N, S), also from lists of uneven lengths and from targets behind each other."""
-        if isinstance(value, (list, tuple)) and value and all(isinstance(part, (list, tuple)) for part in value):
+        if isinstance(value, (list, tuple)) and value and all(map(_is_target, value)):
             longest = max(map(len, value))
-            value = [[*part, *[self.blank] * (longest - len(part))] for part in value]
+            rows = [on_host(part).tolist() if hasattr(part, "dtype") else part for part in value]
+            value = [[*row, *[self.blank] * (longest - len(row))] for row in rows]
         targets = np.asarray(on_host(value) if hasattr(value, "dtype") else value)
         if targets.size == 0:
             targets = targets.reshape(n, 0).astype(np.int64)
@@ -154,3 +219,8 @@ class CTC(ReducedLoss, WrtOption):
             ops.weighted(values, items) if wanted.values else None,
             ops.total(values, items) if wanted.total else None,
         )
+
+
+def _is_target(value: Any) -> bool:
+    """Whether a value is a row of ids."""
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1

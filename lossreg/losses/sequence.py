@@ -1,0 +1,213 @@
+"""Padded batches of sequences, (B, T, ...), for every calculator of items."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from ..arrays import Batch
+from ..base import ReducedLoss, Truths, Wanted
+from ..checks import describe, fail
+from ..config import register
+from ..ops import Array
+from ..ragged import Ragged, is_ragged, read_ragged
+from ..reduction import NormalizeBy, Reduction, Weights
+from ..schema import Problem
+from ..state import LossState
+
+__all__ = ["Sequence"]
+
+
+@register("Sequence.v1")
+class Sequence(ReducedLoss):
+    """A calculator of items over padded batches of sequences.
+
+        loss(guesses (B, T, ...), truths (B, T, ...)) = inner(guesses (B T, ...), truths (B T, ...))
+
+    Each of the B sequences has T items, and an item is what the inner calculator takes along its first axis: classes
+    and vectors lie along the last axis. All items go through it in one pass and without a copy, as those of a `Ragged`
+    with B sequences, so that "batch_mean" and "sequence_mean" mean these.
+    Truths, mask and sample_weight are arrays (B, T, ...), or lists of B parts, or a Ragged, with at most T items each.
+    What a part lacks is left out: those items are as good as deleted, and their gradient is 0.
+    Shapes: guesses, grad, values (B, T, ...); lists of sequences and a Ragged are handed on as they are.
+    Gradient with respect to: as the inner calculator has it.
+    Errors: ConfigError for a calculator that takes whole sequences itself, such as CTC.
+    Source: the inner calculator, whose numbers these are.
+
+    inner: the calculator of items.   reduction, normalize_by, validate: in place of its own, where they are given.
+    """
+
+    inner: ReducedLoss = dataclasses.field(kw_only=False)
+    reduction: Reduction | None = None  # type: ignore[assignment]
+    normalize_by: NormalizeBy | None = None  # type: ignore[assignment]
+    validate: Literal["auto", "full", "shape"] | None = None  # type: ignore[assignment]
+
+    def check_options(self) -> Iterable[Problem]:
+        """A calculator whose first axis is that of items."""
+        if self.inner.layout == "time":
+            name = type(self.inner).__name__
+            yield "inner", f"should be a calculator of items, got {name}, which takes lists of sequences and (T, B, C)"
+
+    @functools.cached_property
+    def calculator(self) -> ReducedLoss:
+        """The inner calculator with the options that are given here."""
+        names = ("reduction", "normalize_by", "validate")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(self.inner, **given) if given else self.inner
+
+    @property
+    def inputs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the inner calculator."""
+        return self.inner.inputs
+
+    @property
+    def truth_inputs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the inner calculator."""
+        return self.inner.truth_inputs
+
+    def empty(self) -> LossState:
+        """The state of no data; states are those of the inner calculator."""
+        return self.calculator.empty()
+
+    def read_guesses(self, guesses: Any) -> Batch:
+        """As the inner calculator reads sequences."""
+        return self.calculator.read_guesses(guesses)
+
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+        """As the inner calculator reads those of sequences."""
+        return self.calculator.read_truths(batch, truths, check)
+
+    def compute(
+        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+    ) -> tuple[Array | None, Any]:
+        """By the inner calculator."""
+        return self.calculator.compute(batch, truths, weights, wanted, out)
+
+    @functools.cached_property
+    def _unreduced(self) -> ReducedLoss:
+        return Sequence(self.calculator._unreduced)
+
+    def _wanted(self, grad: bool = False) -> Wanted:
+        return self.calculator._wanted(grad)
+
+    def _loss(self, state: LossState, values: Any) -> Any:
+        return self.calculator._loss(state, values)
+
+    def _run(
+        self,
+        guesses: Any,
+        truths: Any,
+        mask: Any,
+        sample_weight: Any,
+        out: Any,
+        wanted: Wanted,
+        weight: float = 1.0,
+    ) -> tuple[LossState, Any, Any]:
+        """As the inner calculator on a Ragged, whose data are the padded arrays."""
+        run = self.calculator._run
+        outputs = guesses if isinstance(guesses, tuple) else (guesses,)
+        if any(isinstance(x, list) or is_ragged(x) for x in outputs):
+            return run(guesses, truths, mask, sample_weight, out, wanted, weight)
+        batch = Batch.read(type(self).__name__, guesses, self.inputs, "elements")
+        if out is not None:
+            batch.gradient_arrays(out, ())  # for its errors
+        padding = self._padding(batch, {"truths": truths, "mask": mask, "sample_weight": sample_weight})
+        flat = tuple([padding.ragged(x) for x in batch.arrays])
+        beside = (
+            padding.beside("truths", truths, broadcast=False),
+            padding.beside("mask", mask, broadcast=True),
+            padding.beside("sample_weight", sample_weight, broadcast=True),
+        )
+        state, values, grad = run(flat if batch.is_tuple else flat[0], *beside, None, wanted, weight)
+        if wanted.grad:
+            grads = [padding.padded(x.data) for x in (grad if batch.is_tuple else (grad,))]
+            grad = batch.finish(grads, out)
+        return state, padding.padded(values.data) if wanted.values else None, grad
+
+    def _padding(self, batch: Batch, beside: dict[str, Any]) -> _Padding:
+        """The sizes of padded guesses, and the lengths of what lies beside them."""
+        axes = 2 if self.inner.layout in ("elements", "broadcast") else 3
+        sizes = batch.shape[:2]
+        for shape in batch.shapes:
+            if len(shape) < axes or shape[:2] != sizes:
+                expected = f"of shape (B, T, ...), with {axes} axes or more and B and T alike"
+                raise fail(batch.name, "guesses", expected, " and ".join(map(str, batch.shapes)))
+        padding = _Padding(batch, sizes[0], sizes[1])
+        found = [n for n in (padding.lengths_of(what, value) for what, value in beside.items()) if n is not None]
+        lengths = np.min([(padding.longest,) * padding.sequences, *found], axis=0)
+        return padding if (lengths == padding.longest).all() else replace(padding, lengths=tuple(lengths.tolist()))
+
+
+@dataclass(eq=False)
+class _Padding:
+    """The way from (B, T, ...) to one flat axis of items, and back."""
+
+    batch: Batch
+    sequences: int
+    longest: int
+    lengths: tuple[int, ...] | None = None
+    """How many items of each sequence are taken; None: all."""
+
+    @functools.cached_property
+    def inside(self) -> Any:
+        """Indices of the items that are taken among all B T."""
+        lengths = np.array(self.lengths, int)
+        starts = self.longest * np.arange(self.sequences) - (np.cumsum(lengths) - lengths)
+        return np.arange(lengths.sum()) + np.repeat(starts, lengths)
+
+    def flat(self, array: Array) -> Array:
+        """The items that are taken of (B, T, ...), one behind the other."""
+        items = array.reshape(self.sequences * self.longest, *array.shape[2:])
+        if self.lengths is None:
+            return items
+        return items[self.inside if isinstance(items, np.ndarray) else self.batch.ops.asarray(self.inside)]
+
+    def ragged(self, array: Array) -> Ragged:
+        """Those items in sequences."""
+        return Ragged(self.flat(array), self.lengths or (self.longest,) * self.sequences)
+
+    def padded(self, items: Array) -> Array:
+        """(B, T, ...) again, 0 where nothing was taken."""
+        if self.lengths is not None:
+            ops = self.batch.ops
+            every = ops.xp.zeros((self.sequences * self.longest, *items.shape[1:]), items.dtype)
+            every[ops.asarray(self.inside)] = items
+            items = every
+        return items.reshape(self.sequences, self.longest, *items.shape[1:])
+
+    def lengths_of(self, what: str, value: Any) -> tuple[int, ...] | None:
+        """How many items of each sequence a list or a Ragged has; None for what is no list."""
+        name, sizes = self.batch.name, (self.sequences, self.longest)
+        if is_ragged(value):
+            lengths = read_ragged(name, what, value)[1]
+        elif isinstance(value, (list, tuple)):
+            sized = all(hasattr(x, "__len__") and not isinstance(x, str) and getattr(x, "shape", (0,)) for x in value)
+            lengths = tuple(map(len, value)) if sized else ()
+        else:
+            return None
+        if len(lengths) != sizes[0] or max(lengths, default=0) > sizes[1]:
+            raise fail(name, what, f"to have {sizes[0]} parts, each of at most {sizes[1]} items", describe(value))
+        return lengths
+
+    def beside(self, what: str, value: Any, broadcast: bool) -> Any:
+        """Truths, mask or weights of the items that are taken."""
+        if is_ragged(value) and self.lengths is not None:
+            data, lengths = read_ragged(self.batch.name, what, value)
+            value = [data[end - length : end] for end, length in zip(np.cumsum(lengths).tolist(), lengths)]
+        if isinstance(value, (list, tuple)) and self.lengths is not None:
+            return [part[:length] for part, length in zip(value, self.lengths)]
+        if not getattr(value, "shape", ()) or not hasattr(value, "dtype"):
+            return value
+        sizes = (self.sequences, self.longest)
+        if broadcast and len(value.shape) >= 2:
+            ones = all(n in (1, size) for n, size in zip(value.shape, sizes))
+            xp = np if isinstance(value, np.ndarray) else self.batch.ops.xp
+            value = xp.broadcast_to(value, (*sizes, *value.shape[2:])) if ones else value
+        if tuple(value.shape[:2]) != sizes:
+            raise fail(self.batch.name, what, f"of shape {sizes} or ({sizes[0]}, {sizes[1]}, ...)", describe(value))
+        return self.flat(value)
