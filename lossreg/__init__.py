@@ -14,6 +14,7 @@ from .losses.focal import *  # noqa: F403
 from .losses.linear import *  # noqa: F403
 from .losses.margin import *  # noqa: F403
 from .losses.regression import *  # noqa: F403
+from .losses.sequence import *  # noqa: F403
 from .losses.thinc import *  # noqa: F403
 from .losses.thinc_v4 import *  # noqa: F403
 from .losses.values import *  # noqa: F403
