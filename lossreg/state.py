@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 import operator
 from abc import ABC, abstractmethod
@@ -264,6 +265,9 @@ class AutoState(State):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        for name in inspect.get_annotations(cls).keys() & {f.name for f in dataclasses.fields(cls)}:
+            if hasattr(AutoState, name) or name == "rests":
+                raise TypeError(f"Cannot make {cls.__name__}: expected fields with names of their own, got {name!r}.")
         collects = any(not isinstance(kind, _IN_PLACE) for kind in _kinds(cls).values())
         if collects and not hasattr(cls.compute, "finalizes"):
             cls.compute = _finalizing(cls.compute)  # type: ignore[method-assign]

@@ -808,3 +808,27 @@ def test_a_compute_that_is_inherited_finds_its_fields_concatenated() -> None:
     assert (AddsAField(1.0) + AddsAField(2.0)).compute() == 6.0
     assert vars(Length).keys() >= {"compute"}
     assert not hasattr(Length.compute, "__wrapped__")
+
+
+def test_fields_may_be_given_by_name_alone() -> None:
+    class ByName(AutoState):
+        _: dataclasses.KW_ONLY
+        num: int = 2
+        x: Any = truncate_field(num_field="num")
+
+    assert (ByName(x=np.zeros(1)) + ByName(x=np.ones(3))).compute().x.tolist() == [0, 1]
+    with pytest.raises(TypeError, match="positional argument"):
+        ByName(2, np.zeros(1))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["parent", "rests", "merge", "compute", "finalize", "empty", "default_kind"])
+def test_names_that_a_state_has_itself(name: str) -> None:
+    with pytest.raises(TypeError, match=f"Cannot make Bad: expected fields with names of their own, got {name!r}"):
+        type("Bad", (AutoState,), {"__annotations__": {"x": Any, name: Any}, "x": sum_field(), name: sum_field()})
+
+
+def test_inherited_fields_may_be_defined_anew() -> None:
+    class Counted(AverageState):
+        count: Any = sum_field(default=1.0)
+
+    assert (Counted(3.0) + Counted(5.0)).compute() == 4.0
