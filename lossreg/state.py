@@ -254,7 +254,8 @@ class AutoState(State):
 
     Kinds: `sum_field`, `min_field`, `max_field`, `concat_field`, `truncate_field`, `state_field`; all other fields are
     static, and must be equal. `compute()` returns a namespace of the merged values as NumPy arrays; a subclass may
-    override it, and finds its fields concatenated there. Arrays on a device stay there until then.
+    override it, and finds its fields concatenated there. Arrays on a device stay there until then, and those that are
+    collected are not copied before.
     """
 
     rests: Mapping[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
@@ -270,7 +271,7 @@ class AutoState(State):
                 raise TypeError(f"Cannot make {cls.__name__}: expected fields with names of their own, got {name!r}.")
         collects = any(not isinstance(kind, _IN_PLACE) for kind in _kinds(cls).values())
         if collects and not hasattr(cls.compute, "finalizes"):
-            cls.compute = _finalizing(cls.compute)  # type: ignore[method-assign]
+            cls.compute = _finalizing(cls.compute)  # type: ignore[assignment, method-assign]
 
     @classmethod
     def empty(cls, parent: Any = None) -> Self:
@@ -330,7 +331,7 @@ class AverageState(AutoState):
 
     @classmethod
     def empty(cls, parent: Any = None) -> Self:
-        """0 over 0."""
+        """0 over 0. A sum has no count: its states start from `loss.empty()`."""
         return cls(parent=parent)
 
     @classmethod
