@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
-from .checks import describe, on_host
-from .ops import get_ops
+from .arrays import real_array
+from .checks import describe, fail, on_host
+from .ops import Ops, get_ops
 from .ops.base import compute_dtype
 from .trees import get_path, tree_map
 
@@ -123,7 +124,7 @@ class _Elementwise(_Kind):
 
     def _leaf(self, a: Any, b: Any) -> Any:
         _check_shapes(self.name, a, b)
-        return getattr(_xp(a), self.name)(a, b)
+        return getattr(_xp(a if hasattr(a, "dtype") else b), self.name)(a, b)
 
 
 class _Sum(_Kind):
@@ -323,6 +324,25 @@ class AutoState(State):
         return SimpleNamespace(**{name: _result(getattr(final, name)) for name in _kinds(type(self))})
 
 
+def weighed(name: str, values: Any, mask: Any) -> tuple[Ops, Any, Any]:
+    """(backend, values, their weights in float64 or None): values of weight 0 are 0, whatever they were."""
+    if not hasattr(values, "dtype"):
+        values = get_ops().asarray(values)
+    values = real_array(name, "values", values)
+    ops = get_ops(values)
+    values = values if values.dtype.kind == "f" else values.astype(np.float64)
+    if mask is None:
+        return ops, values, None
+    mask = ops.asarray(mask)
+    weight = mask.reshape((*mask.shape, *(1 for _ in values.shape[mask.ndim :])))
+    fits = len(mask.shape) <= len(values.shape) and all(n in (1, size) for n, size in zip(weight.shape, values.shape))
+    if not fits or (mask.ndim and mask.shape[0] != values.shape[0]):
+        expected = f"with the first axes of the values, {tuple(values.shape)}"
+        raise fail(name, "a mask", expected, f"shape {tuple(mask.shape)}")
+    weight = ops.xp.broadcast_to(weight, values.shape).astype(np.float64)
+    return ops, ops.xp.where(weight != 0, values, values.dtype.type(0)), weight
+
+
 class AverageState(AutoState):
     """A weighted sum and what it is divided by. A count of 0 computes to 0."""
 
@@ -340,23 +360,9 @@ class AverageState(AutoState):
 
         What the mask leaves out may hold anything.
         """
-        ops = get_ops(values) if hasattr(values, "dtype") else get_ops()
-        values = ops.asarray(values)
-        values = values.astype(np.float64) if values.dtype.kind in "biu" else values
-        if mask is None:
-            total, count = ops.xp.sum(values, dtype="float64"), float(values.size)
-        else:
-            mask = ops.asarray(mask)
-            weight = mask.reshape((*mask.shape, *(1 for _ in values.shape[mask.ndim :])))
-            fits = len(mask.shape) <= len(values.shape) and all(
-                n in (1, size) for n, size in zip(weight.shape, values.shape)
-            )
-            if not fits or (mask.ndim and mask.shape[0] != values.shape[0]):
-                expected = f"a mask with the first axes of the values, {values.shape}"
-                raise ValueError(f"Cannot average: expected {expected}, got shape {mask.shape}.")
-            weight = ops.xp.broadcast_to(weight, values.shape)
-            total = ops.xp.sum(ops.xp.where(weight != 0, values * weight, 0), dtype="float64")
-            count = ops.scalar(ops.xp.sum(weight, dtype="float64"))
+        ops, values, weight = weighed("an average", values, mask)
+        total = ops.xp.sum(values if weight is None else values * weight, dtype="float64")
+        count = float(values.size) if weight is None else ops.scalar(ops.xp.sum(weight, dtype="float64"))
         return cls(total=ops.scalar(total), count=count)
 
     def compute(self) -> Any:
