@@ -1,0 +1,120 @@
+"""`Metric`: what is computed of outputs and labels, bound to places in a context, with a state that merges."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from .. import state as states
+from ..checks import describe
+from ..schema import ConfigError, Configurable, Problem
+from ..trees import get_path, leaves, tree_map
+from .globs import check_glob
+
+__all__ = ["Key", "Metric"]
+
+Key = str | None
+"""The path of an argument in a context, such as "preds.logits"."""
+
+
+class Metric(Configurable, ABC):
+    """A metric: options, and no data of its own.
+
+    A subclass writes `get_state`, and a nested class `State` that holds partial results, merges and computes. For each
+    argument of `get_state` the metric has an option of the same name: the path of that argument in a context, which is
+    any nesting of dicts, lists and objects. The options may be declared, `logits: Key = None`, so that type checkers
+    know them; those that are not are added. Paths are needed to read a context and for nothing else.
+    """
+
+    State: ClassVar[type[states.State]]
+    """What `get_state` returns."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        annotations = {name for base in cls.__mro__ for name in inspect.get_annotations(base)}
+        undeclared = [name for name in _arguments(cls) if name not in annotations]
+        cls.__annotations__ = {**dict.fromkeys(undeclared, Key), **inspect.get_annotations(cls)}
+        for name in undeclared:
+            setattr(cls, name, None)
+        for name in ("get_state", "empty"):
+            if name in vars(cls):
+                setattr(cls, name, _linking(vars(cls)[name]))
+        super().__init_subclass__(**kwargs)
+
+    def check_options(self) -> Iterable[Problem]:
+        """Paths that cannot be read."""
+        for name in _arguments(type(self)):
+            try:
+                for path in leaves(getattr(self, name)):
+                    if path is not None:
+                        check_glob(path)
+            except ConfigError as error:
+                yield name, error.problems[0][1]
+        yield from super().check_options()
+
+    @abstractmethod
+    def get_state(self, *args: Any, **kwargs: Any) -> Any:
+        """The partial result of a batch: states merge to the result of all batches together."""
+
+    def empty(self) -> Any:
+        """The state of no data."""
+        return _linked(self.State.empty(), self)
+
+    def __call__(self, *, context: Any = None, **inputs: Any) -> Any:
+        """The result of a batch, given by the arguments of `get_state` or as a context."""
+        if context is not None and inputs:
+            got = f"both a context and {', '.join(inputs)}"
+            raise TypeError(f"Cannot calculate {type(self).__name__}: expected a context or arguments, got {got}.")
+        state = self.get_state(**inputs) if context is None else self.get_state_from_context(context)
+        return state.finalize().compute()
+
+    def get_state_from_context(self, context: Any) -> Any:
+        """The partial result of what lies at the paths of a context."""
+        return self.get_state(**self.get_inputs(context))
+
+    def get_inputs(self, context: Any) -> dict[str, Any]:
+        """What lies at the paths of a context, by argument; KeyError for a path that leads nowhere."""
+        return {name: tree_map(functools.partial(get_path, context), path) for name, path in self.get_paths().items()}
+
+    def get_paths(self) -> dict[str, Any]:
+        """The paths of the arguments that have one; ConfigError when one that `get_state` needs has none."""
+        arguments = _arguments(type(self))
+        paths = {name: getattr(self, name) for name in arguments}
+        problems = [
+            (name, "this option is needed: a path such as 'preds.logits'")
+            for name, needed in arguments.items()
+            if needed and paths[name] is None
+        ]
+        if problems:
+            raise ConfigError(problems, title=f"Cannot read {type(self).__name__} from a context")
+        return {name: path for name, path in paths.items() if path is not None}
+
+
+@functools.cache
+def _arguments(cls: type[Metric]) -> dict[str, bool]:
+    """The arguments of `get_state`, and whether each must be given."""
+    parameters = list(inspect.signature(cls.get_state).parameters.values())[1:]
+    named = [x for x in parameters if x.kind not in (x.VAR_POSITIONAL, x.VAR_KEYWORD)]
+    return {x.name: x.default is x.empty for x in named}
+
+
+def _linking(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method whose state knows the metric it came from."""
+
+    @functools.wraps(method)
+    def linking(self: Metric, *args: Any, **kwargs: Any) -> Any:
+        return _linked(method(self, *args, **kwargs), self)
+
+    return linking
+
+
+def _linked(state: Any, metric: Metric) -> Any:
+    """The state with its parent. One that has a parent keeps it, such as the inner metric of a `TreeReduce`."""
+    if not isinstance(state, states.State):
+        raise TypeError(
+            f"Cannot calculate {type(metric).__name__}: expected get_state to return a State, got {describe(state)}."
+        )
+    return state if state.parent is not None else replace(state, parent=metric)

@@ -1,0 +1,162 @@
+"""Metrics of classification: how often a guess is right."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ..checks import OneOf, check_domain, check_shape, describe, fail
+from ..config import register
+from ..losses.labels import LabelOptions
+from ..ops import get_ops
+from ..schema import Problem
+from ..state import AverageState
+from ..truths import Labels
+from .base import Key, Metric
+from .rows import Rows, like, read_batch, read_numbers, read_weight
+
+__all__ = ["Accuracy", "BinaryAccuracy", "Precision1"]
+
+
+@register("Accuracy.v1", to="metrics")
+class Accuracy(Metric, LabelOptions):
+    """The share of rows whose best class is the label.
+
+        accuracy = sum(mask * (argmax(logits) == label)) / sum(mask)
+
+    A row whose label is missing (None, or `missing_value`) is left out. A row with several acceptable labels, or a
+    negated one, is right if its best class is one of those. Of equal logits the first is the best.
+
+    Shapes: logits (..., C), or a list of sequences (L, C); labels, pred_labels and mask (...) or (..., 1), or lists
+        with one part for each sequence.
+    Errors: ValueError for labels that are no classes, unless they are masked, and for shapes that do not fit.
+    Source: Kauldron's `Accuracy` (https://kauldron.readthedocs.io). Same numbers as `sklearn.metrics.accuracy_score`.
+
+    logits, pred_labels: paths, of which one is used. Predicted labels are compared with labels as they are, ids or
+        names.
+    labels, mask: paths.
+    names: class names in the order of the columns; labels may then be names as well as ids.
+    missing_value: a label (name or id) that means "not known"; None always does.
+    neg_prefix: with "!", the label "!dog" says that any class but dog is right.
+    """
+
+    logits: Key = None
+    labels: Key = None
+    pred_labels: Key = None
+    mask: Key = None
+
+    class State(AverageState):
+        """Right rows, and rows."""
+
+    def check_options(self) -> Iterable[Problem]:
+        """Logits beside predicted labels."""
+        yield from super().check_options()
+        if self.logits is not None and self.pred_labels is not None:
+            yield "pred_labels", "should be left out where logits are given"
+
+    @functools.cached_property
+    def reader(self) -> Labels:
+        """The reader of labels."""
+        return Labels(type(self).__name__, self.names, self.missing_value, self.neg_prefix)
+
+    def get_state(self, labels: Any, logits: Any = None, pred_labels: Any = None, mask: Any = None) -> State:
+        """Counts of a batch, from logits or from predicted labels."""
+        if (logits is None) == (pred_labels is None):
+            got = "neither" if logits is None else "both"
+            raise fail(type(self).__name__, "one of logits and pred_labels", "to be given", got)
+        if logits is None:
+            return self._compared(pred_labels, labels, mask)
+        rows = Rows.read(self.reader, logits, labels, mask)
+        best = rows.ops.xp.argmax(rows.logits, axis=1)
+        if rows.targets.has_sets:
+            members = rows.targets.members(rows.logits.shape[1])
+            right = rows.ops.xp.take_along_axis(members, best[:, None], axis=1)[:, 0]
+        else:
+            right = best == rows.targets.ids
+        return self.State.from_values(right, mask=rows.weight)
+
+    def _compared(self, pred_labels: Any, labels: Any, mask: Any) -> State:
+        guesses, truths = (
+            x if hasattr(x, "dtype") and hasattr(x, "reshape") else np.asarray(x, dtype=object)
+            for x in (pred_labels, labels)
+        )
+        name, ops = type(self).__name__, get_ops(guesses)
+        if not ops.owns(truths):
+            raise fail(name, "labels", f"of {ops.library} as pred_labels are", describe(truths))
+        truths = like(truths, tuple(guesses.shape))
+        check_shape(name, "labels", truths, tuple(guesses.shape), "pred_labels")
+        mask = None if mask is None else like(ops.asarray(mask), tuple(guesses.shape))
+        known = self.missing_value is None or truths != self.missing_value
+        if truths.dtype == object:
+            known = known & np.array([x is not None for x in truths.flat], bool).reshape(truths.shape)
+        if known is not True:
+            mask = known if mask is None else ops.xp.where(known, mask, 0)
+        return self.State.from_values(guesses == truths, mask=mask)
+
+
+@register("BinaryAccuracy.v1", to="metrics")
+class BinaryAccuracy(Metric):
+    """The share of items whose logit has the sign of the label.
+
+        accuracy = sum(mask * ((logits > 0) == labels)) / sum(mask)
+
+    Shapes: logits and labels (...), equal but for a last axis of 1; a mask broadcasts to them.
+    Errors: ValueError for labels other than 0, 1, False and True, unless they are masked.
+    Source: Kauldron's `BinaryAccuracy` (https://kauldron.readthedocs.io), with a path for the mask.
+
+    logits, labels, mask: paths.
+    """
+
+    logits: Key = None
+    labels: Key = None
+    mask: Key = None
+
+    class State(AverageState):
+        """Right items, and items."""
+
+    def get_state(self, logits: Any, labels: Any, mask: Any = None) -> State:
+        """Counts of a batch."""
+        batch = read_batch(type(self).__name__, logits)
+        weight = read_weight(batch, mask)
+        truths = read_numbers(batch, labels)
+        if not batch.ops.on_device:
+            kept = None if batch.kept is None else batch.kept.reshape(batch.shape)
+            check_domain(batch.ops, batch.name, "labels", truths, OneOf((0.0, 1.0)), kept, batch.place)
+        right = (batch.arrays[0] > 0) == (truths != 0)
+        return self.State.from_values(right.reshape(-1), mask=weight)
+
+
+@register("Precision1.v1", to="metrics")
+class Precision1(Metric):
+    """Precision at 1: what the labels say of the best class of each row, on average.
+
+        precision = sum(mask * labels[argmax(logits)]) / sum(mask)
+
+    With labels of 0 and 1 it is the share of rows whose best class is one of their labels. Of equal logits the first
+    is the best.
+
+    Shapes: logits and labels (..., C); mask (...) or (..., 1).
+    Errors: ValueError for shapes that do not fit.
+    Source: Kauldron's `Precision1` (https://kauldron.readthedocs.io).
+
+    logits, labels, mask: paths.
+    """
+
+    logits: Key = None
+    labels: Key = None
+    mask: Key = None
+
+    class State(AverageState):
+        """The sum of the labels of the best classes, and rows."""
+
+    def get_state(self, logits: Any, labels: Any, mask: Any = None) -> State:
+        """The sum and the count of a batch."""
+        batch = read_batch(type(self).__name__, logits, layout=-1)
+        weight = read_weight(batch, mask)
+        truths = read_numbers(batch, labels).reshape(batch.arrays[0].shape)
+        best = batch.ops.xp.argmax(batch.arrays[0], axis=1)[:, None]
+        hit = batch.ops.xp.take_along_axis(truths, best, axis=1)
+        return self.State.from_values(hit[:, 0], mask=weight)

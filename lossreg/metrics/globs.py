@@ -1,0 +1,68 @@
+"""Paths with wildcards, such as `params.**.bias`: the part of a tree that they lead to."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..trees import PathError, check_path, get_path
+
+__all__ = ["check_glob", "get_glob"]
+
+_WILDCARD = re.compile(r"(?:^|\.)(\*\*?)(?=[.\[]|$)")
+_NOTHING = object()
+
+
+def get_glob(context: Any, path: str) -> Any:
+    """The part of a context that a path leads to, arranged as there: `*` is any one step, `**` any number of them.
+
+    What is before the first wildcard is left away. KeyError where nothing is found.
+    """
+    head, steps = _read(path)
+    tree = get_path(context, head) if head else context
+    found = _pruned(tree, steps, ()) if steps else tree
+    if found is _NOTHING:
+        raise PathError(f"Cannot find '{path}': expected at least one place that it leads to, got none.")
+    return found
+
+
+def check_glob(path: str) -> None:
+    """Raise ConfigError unless a path, with or without wildcards, can be read."""
+    _read(path)
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(path: str) -> tuple[str, tuple[str, ...]]:
+    """(what is before the first wildcard, the steps from there on)."""
+    head, *parts = _WILDCARD.split(path)
+    if head or not parts:
+        check_path(head)
+    steps: list[str] = []
+    for wildcard, rest in zip(parts[::2], parts[1::2]):
+        steps.append(wildcard)
+        if rest:
+            check_path(rest.removeprefix("."))
+            steps += [step.strip("'\"") for step in re.findall(r"'[^']*'|\"[^\"]*\"|\w+", rest)]
+    return head, tuple(steps)
+
+
+def _pruned(tree: Any, steps: tuple[str, ...], keys: tuple[str, ...]) -> Any:
+    """The leaves of a tree that steps lead to or above, in their containers."""
+    if isinstance(tree, Mapping):
+        found = {key: _pruned(value, steps, (*keys, str(key))) for key, value in tree.items()}
+        return {key: value for key, value in found.items() if value is not _NOTHING} or _NOTHING
+    if isinstance(tree, (list, tuple)):
+        parts = [_pruned(value, steps, (*keys, str(i))) for i, value in enumerate(tree)]
+        parts = [part for part in parts if part is not _NOTHING]
+        return (tuple(parts) if isinstance(tree, tuple) else parts) or _NOTHING
+    return tree if _lead_to(steps, keys) else _NOTHING
+
+
+def _lead_to(steps: tuple[str, ...], keys: tuple[str, ...]) -> bool:
+    if not steps:
+        return True
+    if steps[0] == "**":
+        return any(_lead_to(steps[1:], keys[i:]) for i in range(len(keys) + 1))
+    return bool(keys) and steps[0] in ("*", keys[0]) and _lead_to(steps[1:], keys[1:])

@@ -1,0 +1,81 @@
+"""Logits and labels of any form as rows and targets, as losses read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Batch, real_array
+from ..checks import check_shape, describe, fail
+from ..ops import Array, Ops, get_ops
+from ..reduction import item_array
+from ..targets import Targets
+from ..truths import Labels
+
+__all__ = ["Rows", "as_array", "like", "read_batch", "read_numbers", "read_weight"]
+
+
+@dataclass(eq=False)
+class Rows:
+    """Rows of logits (N, C), what their labels are, and what each weighs (None: all 1)."""
+
+    ops: Ops
+    logits: Array
+    targets: Targets
+    weight: Array | None
+
+    @classmethod
+    def read(cls, reader: Labels, logits: Any, labels: Any, mask: Any) -> Rows:
+        """Logits (..., C) or a list of sequences. Rows whose label is missing weigh nothing."""
+        batch = read_batch(reader.name, logits, layout=-1)
+        weight = read_weight(batch, mask)
+        targets = reader.read(batch, like(labels, batch.values_shape), not batch.ops.on_device)
+        if targets.rows is not None:
+            raise fail(reader.name, "truths", "to be labels", "rows of numbers")
+        if targets.present is not None:
+            weight = targets.present if weight is None else batch.ops.xp.where(targets.present, weight, 0)
+        return cls(batch.ops, batch.arrays[0], targets, weight)
+
+
+def read_batch(name: str, logits: Any, layout: Any = "elements") -> Batch:
+    """Logits as flat arrays; nested lists of numbers are an array, and a list of arrays is a batch of sequences."""
+    if isinstance(logits, (list, tuple)) and not all(getattr(part, "ndim", 0) for part in logits):
+        logits = as_array(name, "logits", logits)
+    return Batch.read(name, logits, ("logits",), layout)
+
+
+def read_weight(batch: Batch, mask: Any) -> Array | None:
+    """A mask that broadcasts to the values, flat; the batch then knows which items it keeps."""
+    if mask is None or batch.lengths == ():
+        return None
+    mask = item_array(batch, "mask", like(mask, batch.values_shape), upper=np.inf, check=not batch.ops.on_device)
+    weight = batch.ops.xp.broadcast_to(mask, batch.values_shape).reshape(-1)
+    batch.kept = weight != 0
+    return weight
+
+
+def read_numbers(batch: Batch, labels: Any) -> Array:
+    """Labels that are numbers, one for each logit."""
+    if batch.lengths == ():
+        return batch.arrays[0]
+    array = like(batch.real("labels", labels), batch.shape)
+    check_shape(batch.name, "labels", array, batch.shape, "logits")
+    return array
+
+
+def like(x: Any, shape: tuple[int, ...]) -> Any:
+    """An array of another shape, if all that differs is a last axis of 1; anything else as it is."""
+    ours = getattr(x, "shape", shape)
+    return x.reshape(shape) if ours != shape and shape in ((*ours, 1), ours[:-1] if ours[-1:] == (1,) else None) else x
+
+
+def as_array(name: str, what: str, x: Any) -> Any:
+    """An array of real numbers as it is, and nested lists of numbers as one."""
+    if isinstance(x, (int, float, list, tuple)):
+        try:
+            x = get_ops().asarray(x)
+        except ValueError:
+            raise fail(name, what, "to be an array", f"{describe(x)} of uneven parts") from None
+    return real_array(name, what, x)

@@ -1,0 +1,187 @@
+"""Statistics of numbers: averages of norms and of single columns, standard deviations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+
+from ..checks import describe, fail
+from ..config import register
+from ..ops import get_ops
+from ..schema import INFINITY_ALLOWED, Problem
+from ..state import AverageState, State, max_field, weighed
+from .base import Key, Metric
+from .rows import as_array
+
+__all__ = ["Norm", "SingleDimension", "Std"]
+
+
+@register("Norm.v1", to="metrics")
+class Norm(Metric):
+    """The norm of vectors or matrices, averaged or as of one long vector.
+
+        norm(v) = (sum of |v_i|^ord)^(1 / ord), max |v_i| for ord = inf, the number of v_i != 0 for ord = 0
+        "average": sum(mask * norm) / sum(mask)
+        "concat": (sum(mask * norm^ord))^(1 / ord), max(norm) for ord = inf, sum(mask * norm) for ord = 0
+
+    Computed in float64.
+
+    Shapes: tensor any; a mask has the first axes of the tensor, where the axes of a norm have length 1.
+    Errors: ValueError for shapes that do not fit.
+    Source: Kauldron's `Norm` (https://kauldron.readthedocs.io); `numpy.linalg.norm`.
+
+    tensor, mask: paths.
+    axis: the axis of vectors, two axes of matrices, or None: all numbers are one vector.
+    ord: order of the norm as in `numpy.linalg.norm`; None is 2, and the Frobenius norm of matrices.
+    aggregation_type: "average", or "concat": the norm of the vectors of all batches, or of all leaves in a
+        `TreeReduce`, behind one another. It needs vectors and an order of 0 or more.
+    """
+
+    tensor: Key = None
+    mask: Key = None
+    axis: int | tuple[int, int] | None = -1
+    ord: Annotated[float | Literal["fro", "nuc"] | None, INFINITY_ALLOWED] = None
+    aggregation_type: Literal["average", "concat"] = "average"
+
+    class State(AverageState):
+        """Norms, or their powers, and for ord = inf the greatest of them."""
+
+        largest: Any = max_field(default=0.0)
+
+        def compute(self) -> Any:
+            """The norm."""
+            if self.parent.aggregation_type == "average":
+                return super().compute()
+            if self.parent.power == math.inf:
+                return self.largest
+            return self.total ** (1 / self.parent.power) if self.parent.power else self.total
+
+    def check_options(self) -> Iterable[Problem]:
+        """Orders that vectors do not have, and norms that do not add up."""
+        yield from super().check_options()
+        of_matrices, order = isinstance(self.axis, tuple), self.ord
+        if isinstance(order, str) and not of_matrices:
+            yield "ord", f"should be a number for vectors, got {order!r}"
+        adds_up = order in (None, "fro") if of_matrices else not isinstance(order, float) or order >= 0
+        if self.aggregation_type == "concat" and not adds_up:
+            yield "aggregation_type", f"should be 'average' for ord {order!r} of axis {self.axis}"
+
+    @property
+    def power(self) -> float:
+        """What numbers are raised to before they are added."""
+        return self.ord if isinstance(self.ord, float) else 2.0
+
+    @np.errstate(all="ignore")
+    def get_state(self, tensor: Any, mask: Any = None) -> State:
+        """The norms of a batch."""
+        name = type(self).__name__
+        x = as_array(name, "tensor", tensor).astype(np.float64)
+        axis = (self.axis,) if isinstance(self.axis, int) else self.axis
+        if axis is None:
+            x, axis = x.reshape(-1, *(1 for _ in x.shape[1:])), (0,)
+        if not all(-x.ndim <= i < x.ndim for i in axis):
+            raise fail(name, "tensor", f"with axis {self.axis}", describe(x))
+        axes = [i % x.ndim for i in axis]
+        ops, _, weight = weighed(name, x[tuple(slice(1) if i in axes else slice(None) for i in range(x.ndim))], mask)
+        if weight is not None:
+            x = ops.xp.where(weight != 0, x, 0.0)
+        if self.aggregation_type == "concat" and 0 < self.power < math.inf:
+            return self.State.from_values((abs(x) ** self.power).sum(axis=axis, keepdims=True), mask=weight)
+        norm = ops.xp.linalg.norm(x, ord=self.ord, axis=axis if len(axis) > 1 else axis[0], keepdims=True)
+        if self.aggregation_type == "average" or not self.power:
+            return self.State.from_values(norm, mask=weight)
+        return self.State(largest=ops.scalar(norm.max()) if norm.size else 0.0)
+
+
+@register("Std.v1", to="metrics")
+class Std(Metric):
+    """The standard deviation of all numbers.
+
+        mean = sum(mask * x) / sum(mask)
+        std  = sqrt(sum(mask * (x - mean)^2) / sum(mask))
+
+    States hold the mean and the sum of squares around it, so that a mean which is great beside the deviation costs no
+    digits. No numbers have the deviation 0.
+
+    Shapes: values any; a mask has the first axes of the values.
+    Errors: ValueError for shapes that do not fit.
+    Source: Kauldron's `Std` (https://kauldron.readthedocs.io), which adds up squares. Merging: Chan, Golub and LeVeque
+        (1983), doi:10.1080/00031305.1983.10483115. Same numbers as `numpy.std`.
+
+    values, mask: paths.
+    """
+
+    values: Key = None
+    mask: Key = None
+
+    class State(State):
+        """How many numbers, their mean, and the sum of squares around it."""
+
+        count: Any = 0.0
+        mean: Any = 0.0
+        squares: Any = 0.0
+
+        def merge(self, other: Any) -> Any:
+            """The state of the numbers of both."""
+            parent = self.merged_parent(other)
+            count = self.count + other.count
+            share, gap = _ratio(other.count, count), other.mean - self.mean
+            squares = self.squares + other.squares + gap * gap * self.count * share
+            return replace(self, parent=parent, count=count, mean=self.mean + gap * share, squares=squares)
+
+        def compute(self) -> Any:
+            """The standard deviation."""
+            return _ratio(self.squares, self.count) ** 0.5
+
+    def get_state(self, values: Any, mask: Any = None) -> State:
+        """Count, mean and squares of a batch."""
+        name = type(self).__name__
+        ops, x, weight = weighed(name, as_array(name, "values", values), mask)
+        x = x.astype(np.float64, copy=False)
+        weight = ops.xp.ones(x.shape) if weight is None else weight
+        count = ops.scalar(weight.sum())
+        mean = _ratio(ops.scalar((x * weight).sum()), count)
+        return self.State(count, mean, ops.scalar((weight * (x - mean) ** 2).sum()))
+
+
+@register("SingleDimension.v1", to="metrics")
+class SingleDimension(Metric):
+    """The mean of one column.
+
+        mean = sum(tensor[..., index]) / number of rows
+
+    Shapes: tensor (..., D), or any with index None.
+    Errors: ValueError for a column that is not there.
+    Source: Kauldron's `SingleDimension` (https://kauldron.readthedocs.io).
+
+    tensor: path.
+    index: the column; None is the mean of all numbers.
+    """
+
+    tensor: Key = None
+    index: int | None = 0
+
+    class State(AverageState):
+        """The sum of the column, and rows."""
+
+    def get_state(self, tensor: Any) -> State:
+        """Sum and count of a batch."""
+        name = type(self).__name__
+        x = as_array(name, "tensor", tensor)
+        if self.index is None:
+            return self.State.from_values(x)
+        if not x.ndim or not -x.shape[-1] <= self.index < x.shape[-1]:
+            raise fail(name, "tensor", f"with a column {self.index}", describe(x))
+        return self.State.from_values(x[..., self.index])
+
+
+def _ratio(a: Any, b: Any) -> Any:
+    """a / b of numbers or of 0-d arrays on a device; 0 where both are 0."""
+    if isinstance(b, (int, float)):
+        return a / b if b else 0.0
+    xp = get_ops(b).xp
+    return a / xp.where(b == 0, 1.0, b)
