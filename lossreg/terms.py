@@ -196,7 +196,7 @@ class WeightedSum(ContextLoss):
         self.__post_init__()
 
     def __hash__(self) -> int:
-        return hash(tuple(self.terms.items()))
+        return hash(frozenset(self.terms.items()))
 
     def check_options(self) -> Iterable[Problem]:
         """At least one term."""

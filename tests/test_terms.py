@@ -546,3 +546,10 @@ def test_registered_names() -> None:
         assert registry.losses.get(name) is cls
         assert not issubclass(cls, ReducedLoss)
         assert name.partition(".")[0] in lossreg.terms.__all__
+
+
+def test_the_order_of_terms_does_not_matter_to_equality() -> None:
+    term = Term(Huber(), guesses="x", truths="y")
+    one, other = (WeightedSum(terms={name: term for name in names}) for names in ("ab", "ba"))
+    assert one == other
+    assert hash(one) == hash(other)
