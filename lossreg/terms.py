@@ -93,6 +93,8 @@ class Term(ContextLoss):
                     check_path(path)
                 except ConfigError as error:
                     yield name, error.problems[0][1]
+        if self.loss.unscaled:
+            yield "loss", f"should return its loss and not its state, as {type(self.loss).__name__} does with per_token"
         for name, inputs in (("guesses", self.loss.inputs), ("truths", self.loss.truth_inputs)):
             given = len(_paths(getattr(self, name)))
             if given != len(inputs):

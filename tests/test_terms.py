@@ -553,3 +553,15 @@ def test_the_order_of_terms_does_not_matter_to_equality() -> None:
     one, other = (WeightedSum(terms={name: term for name in names}) for names in ("ab", "ba"))
     assert one == other
     assert hash(one) == hash(other)
+
+
+def test_a_term_of_a_calculator_that_returns_its_state() -> None:
+    """per_token gives the gradient of the sum: a term gives that of its loss, and `get_state_and_grad` that of the sum."""
+    calculator = CrossEntropy(per_token=True)
+    for loss in (calculator, lossreg.LinearCrossEntropy(per_token=True), lossreg.Sequence(calculator)):
+        guesses = ["x", "w"] if isinstance(loss, lossreg.LinearCrossEntropy) else "x"
+        with pytest.raises(ConfigError) as caught:
+            Term(loss, guesses=guesses, truths="y")
+        assert caught.value.problems == [
+            ("loss", f"should return its loss and not its state, as {type(loss).__name__} does with per_token")
+        ]

@@ -70,6 +70,11 @@ class Sequence(ReducedLoss):
         """Those of the inner calculator."""
         return self.inner.truth_inputs
 
+    @property
+    def unscaled(self) -> bool:
+        """As the inner calculator."""
+        return self.inner.unscaled
+
     def empty(self) -> LossState:
         """The state of no data; states are those of the inner calculator."""
         return self.calculator.empty()
