@@ -91,6 +91,8 @@ class ReducedLoss(Loss):
 
     inputs: ClassVar[tuple[str, ...]] = ("guesses",)
     """Names of the model outputs; more than one are passed and returned as a tuple."""
+    optional_inputs: ClassVar[tuple[str, ...]] = ()
+    """Names of those that may follow."""
     truth_inputs: ClassVar[tuple[str, ...]] = ("truths",)
     """Names of the truths; more than one are passed as a tuple, and without any there are no truths."""
     flat_masks: ClassVar[bool] = False

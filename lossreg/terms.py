@@ -95,10 +95,14 @@ class Term(ContextLoss):
                     yield name, error.problems[0][1]
         if self.loss.unscaled:
             yield "loss", f"should return its loss and not its state, as {type(self.loss).__name__} does with per_token"
-        for name, inputs in (("guesses", self.loss.inputs), ("truths", self.loss.truth_inputs)):
+        for name, inputs, more in (
+            ("guesses", self.loss.inputs, self.loss.optional_inputs),
+            ("truths", self.loss.truth_inputs, ()),
+        ):
             given = len(_paths(getattr(self, name)))
-            if given != len(inputs):
+            if not len(inputs) <= given <= len(inputs) + len(more):
                 expected = f"should be {len(inputs)} ({', '.join(inputs)})" if inputs else "should be left out"
+                expected += f" or {len(inputs) + len(more)} (and {', '.join(more)})" if more else ""
                 yield name, f"{expected} for {type(self.loss).__name__}, got {given}"
 
     @functools.cached_property

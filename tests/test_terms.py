@@ -565,3 +565,17 @@ def test_a_term_of_a_calculator_that_returns_its_state() -> None:
         assert caught.value.problems == [
             ("loss", f"should return its loss and not its state, as {type(loss).__name__} does with per_token")
         ]
+
+
+def test_a_linear_layer_with_and_without_a_bias(rng: Any) -> None:
+    layer = {"x": rng.normal(size=(5, 3)), "W": rng.normal(size=(4, 3)), "b": rng.normal(size=4)}
+    loss, truths = lossreg.LinearCrossEntropy(), rng.integers(0, 4, 5)
+    for names in ("xW", "xWb"):
+        term = Term(loss, guesses=[f"layer.{name}" for name in names], truths="y", weight=2.0)
+        grads, value = term({"layer": layer, "y": truths})
+        expected, once = loss(tuple(layer[name] for name in names), truths)
+        assert value == 2 * once
+        assert_same(tuple(grads.values()), each(lambda g: 2 * g, expected), rtol=1e-13, atol=1e-16)
+    for guesses in ("layer.x", ["a", "b", "c", "d"]):
+        with pytest.raises(ConfigError, match=r"guesses: should be 2 \(x, weight\) or 3 \(and bias\) for LinearCross"):
+            Term(loss, guesses=guesses, truths="y")

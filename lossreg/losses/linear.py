@@ -77,6 +77,7 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("x", "weight")
+    optional_inputs: ClassVar[tuple[str, ...]] = ("bias",)
 
     def read_guesses(self, guesses: Any) -> Batch:
         """The inputs of the layer, and the shape of its logits."""
@@ -86,7 +87,7 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
         for array in guesses:
             if isinstance(array, list) or is_ragged(array):
                 raise fail(name, "guesses", "to be arrays", describe(array))
-        layer = Batch.read(name, guesses, ("x", "weight", "bias")[: len(guesses)], "elements")
+        layer = Batch.read(name, guesses, (*self.inputs, *self.optional_inputs)[: len(guesses)], "elements")
         x, weight, *bias = layer.arrays
         if x.ndim != 2 or weight.ndim != 2 or not weight.size:
             expected = "arrays of shape (N, D) and (C, D) with C, D >= 1"
