@@ -208,6 +208,9 @@ class WeightedSum(ContextLoss):
         """At least one term."""
         if not self.terms:
             yield "terms", "should hold at least one term"
+        for name in self.terms:
+            if not name or "." in name:
+                yield "terms", f"should have names without dots, as sections have, got {name!r}"
 
     def get_state_and_grad(self, context: Any) -> tuple[WeightedSumState, dict[str, dict[str, Any]]]:
         """(state, {term: {path: gradient of the term's total}}), for gradients that are added up over contexts.

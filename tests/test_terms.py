@@ -550,7 +550,7 @@ def test_registered_names() -> None:
 
 def test_the_order_of_terms_does_not_matter_to_equality() -> None:
     term = Term(Huber(), guesses="x", truths="y")
-    one, other = (WeightedSum(terms={name: term for name in names}) for names in ("ab", "ba"))
+    one, other = (WeightedSum(terms=dict.fromkeys(names, term)) for names in ("ab", "ba"))
     assert one == other
     assert hash(one) == hash(other)
 
@@ -579,3 +579,23 @@ def test_a_linear_layer_with_and_without_a_bias(rng: Any) -> None:
     for guesses in ("layer.x", ["a", "b", "c", "d"]):
         with pytest.raises(ConfigError, match=r"guesses: should be 2 \(x, weight\) or 3 \(and bias\) for LinearCross"):
             Term(loss, guesses=guesses, truths="y")
+
+
+def test_gradients_of_a_ragged_are_added_and_scaled(rng: Any) -> None:
+    guesses = lossreg.Ragged(rng.normal(size=(5, 3)), np.array([2, 0, 3]))
+    truths = lossreg.Ragged(rng.normal(size=(5, 3)), np.array([2, 0, 3]))
+    context = {"x": guesses, "y": truths}
+    near, far = Term(Huber(), guesses="x", truths="y"), Term(MeanSquaredError(), guesses="x", truths="y", weight=2.0)
+    grads, value = WeightedSum(near, far)(context)
+    state, unscaled = WeightedSum(near, far).get_state_and_grad(context)
+    expected = Huber().get_grad(guesses, truths).data + 2 * MeanSquaredError().get_grad(guesses, truths).data
+    for found in (grads["x"], state.scale(unscaled)["x"]):
+        assert type(found) is lossreg.Ragged
+        assert_same(found.data, expected, rtol=1e-14)
+        assert found.lengths.tolist() == [2, 0, 3]
+
+
+@pytest.mark.parametrize("name", ["a.b", ".", "", "a."])
+def test_names_of_terms_are_names_of_sections(name: str) -> None:
+    with pytest.raises(ConfigError, match="terms: should have names without dots, as sections have, got "):
+        WeightedSum(terms={name: Term(Huber(), guesses="x", truths="y")})
