@@ -192,14 +192,14 @@ def link(code):
 def option_items(cls, described):
     """A bullet for each option of a class: type, default, description, also those inherited from a mixin."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    defaults = {name: getattr(cls, name) for name in positional_order(cls)}
     items = []
-    for name, default in defaults.items():
+    for name in positional_order(cls):
         if name in COMMON and cls is not lossreg.ReducedLoss:
             continue
         text = described.get(name) or inherited(cls, name)
         text = f" {markup(text)}" if text else ""
-        items.append(f"- ``{name}`` ({kind(hints[name])}; default ``{default!r}``){':' if text else ''}{text}")
+        default = f"default ``{getattr(cls, name)!r}``" if hasattr(cls, name) else "no default"
+        items.append(f"- ``{name}`` ({kind(hints[name])}; {default}){':' if text else ''}{text}")
     return items
 
 
