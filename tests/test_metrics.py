@@ -347,6 +347,14 @@ def test_every_registered_metric_has_a_case_and_a_complete_docstring() -> None:
             assert f"{option.name}:" in described or f"{option.name}," in described, f"{name}: {option.name}"
 
 
+def test_every_registered_metric_is_on_its_page() -> None:
+    page = (CONFIGS.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+    for name in BUILT_IN:
+        cls = registry.metrics.get(name)
+        assert f"| `{name}` |" in page
+        assert f".. autoclass:: {cls.__module__.rpartition('.')[0]}.{cls.__name__}\n" in page
+
+
 # The page of the seeds
 
 
