@@ -64,7 +64,9 @@ class Term(ContextLoss):
         loss = weight(step) * calculator(context[guesses], context[truths], mask=context[mask])
 
     A context is any nesting of dicts, lists and objects, and a path such as "preds.boxes[0].xy" a place in it.
-    Gradient with respect to: what lies at the path of the guesses; gradients are dicts with that path as key.
+    Shapes: as the calculator takes them, with a tuple for several paths; the gradient is a dict, {path of guesses:
+    gradient}.   Gradient with respect to: what lies at the paths of the guesses; a path that is given twice gets the
+    sum of both.
     Errors: KeyError for a path that leads nowhere, with what was there; ValueError for a schedule without a step.
     Source: Kauldron's `kd.losses.Loss` (https://kauldron.readthedocs.io), with gradients.
 
@@ -180,12 +182,16 @@ class WeightedSumState(TreeState):
 
 @register("WeightedSum.v1")
 class WeightedSum(ContextLoss):
-    """The sum of terms over one context: `loss = sum of term(context)`.
+    """The sum of terms over one context.
+
+        loss = sum over terms of term(context)
 
     In a config a term is a section, `[loss.terms.digit]`; in Python terms may be given by position, and are then
     named "0", "1" and so on.
-    Gradient with respect to: what lies at the terms' paths of guesses; where terms share a path, their gradients are
-    summed.
+    Shapes: as the terms take them; the gradient is a dict, {path: gradient}, of all paths of guesses.
+    Gradient with respect to: what lies at the terms' paths of guesses; where terms name one path, in the same words,
+    their gradients are summed.
+    Errors: as the terms; ConfigError for none, and for a name with a dot.
     Source: Kauldron's `compute_losses` (https://kauldron.readthedocs.io), with gradients.
 
     terms: {name: `Term`}.

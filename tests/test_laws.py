@@ -23,8 +23,8 @@ true_rows = pytest.mark.parametrize("row", TRUE_ROWS, ids=lambda row: row.id)
 DTYPES = [np.float16, np.float32, np.float64]
 
 
-ELSEWHERE = {"LinearCrossEntropy.v1": "test_linear.py"}
-"""Calculators of which not every input has an item a row, and the file that has their laws."""
+ELSEWHERE = {"LinearCrossEntropy.v1": "test_linear.py", "Term.v1": "test_terms.py", "WeightedSum.v1": "test_terms.py"}
+"""Calculators of which not every input has an item a row, losses of a context, and the file that has their laws."""
 
 
 def places(array: np.ndarray, limit: int = 40) -> list[tuple[int, ...]]:

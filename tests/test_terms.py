@@ -586,7 +586,7 @@ def test_gradients_of_a_ragged_are_added_and_scaled(rng: Any) -> None:
     truths = lossreg.Ragged(rng.normal(size=(5, 3)), np.array([2, 0, 3]))
     context = {"x": guesses, "y": truths}
     near, far = Term(Huber(), guesses="x", truths="y"), Term(MeanSquaredError(), guesses="x", truths="y", weight=2.0)
-    grads, value = WeightedSum(near, far)(context)
+    grads = WeightedSum(near, far).get_grad(context)
     state, unscaled = WeightedSum(near, far).get_state_and_grad(context)
     expected = Huber().get_grad(guesses, truths).data + 2 * MeanSquaredError().get_grad(guesses, truths).data
     for found in (grads["x"], state.scale(unscaled)["x"]):
