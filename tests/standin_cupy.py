@@ -206,7 +206,8 @@ def installed() -> Iterator[types.ModuleType]:
 
     before, group = sys.modules.get("cupy"), cupy_ops._group
     cupy_ops._group = lambda columns: (32, 32)  # each thread of a block is one of the CPU's
-    cupy_ops._compiled.cache_clear()
+    for cache in (cupy_ops._kernel, cupy_ops._aligner):
+        cache.cache_clear()
     sys.modules["cupy"] = cupy = module()
     lossreg.ops._cupy.cache_clear()
     try:
@@ -214,7 +215,8 @@ def installed() -> Iterator[types.ModuleType]:
     finally:
         lossreg.ops._cupy.cache_clear()
         cupy_ops._group = group
-        cupy_ops._compiled.cache_clear()
+        for cache in (cupy_ops._kernel, cupy_ops._aligner):
+            cache.cache_clear()
         if before is None:
             del sys.modules["cupy"]
         else:

@@ -27,17 +27,18 @@ class _Kernel:
 
     def __init__(self, text: str, numbers: list[int], total: bool, real: str, lanes: int) -> None:
         self.text, self.numbers, self.total, self.real, self.lanes = text, numbers, total, real, lanes
+        self.functions: dict[tuple[int, int], Any] = {}
 
     def __call__(self, rows: int, columns: int, elements: int, places: list[int], numbers: dict[int, float]) -> None:
         """Launch on the current stream; does not wait."""
-        group, threads = _group(columns)
-        function = _compiled(self.source(group, threads))
-        needed = -(-rows * group // threads)
-        blocks = min(needed, _blocks(_device(), threads))
+        group, threads = key = _group(columns)
+        if key not in self.functions:
+            self.functions[key] = _compiled(self.source(group, threads))
+        blocks = min(-(-rows * group // threads), _blocks(_device(), threads))
         arguments = [rows, columns, elements, *places, *[numbers[i] for i in self.numbers]]
         if self.total:
             arguments += _workspace()
-        function((blocks,), (threads,), tuple(arguments))
+        self.functions[key]((blocks,), (threads,), tuple(arguments))
 
     def source(self, group: int, threads: int) -> str:
         """The whole text."""
@@ -74,15 +75,15 @@ def _kernel(
 
 
 @functools.lru_cache(maxsize=16)
-def _aligner(threads: int, dtype: str, stored: str, logits: bool) -> str:
-    """The text of the alignment of log-probabilities of a dtype, with gradients stored as another."""
+def _aligner(threads: int, dtype: str, stored: str, logits: bool) -> Any:
+    """The alignment of log-probabilities of a dtype, with gradients stored as another."""
     names = {"GROUP": threads, "THREADS": threads, "LANES": 1, "REAL": "double", "LOGITS": str(logits).lower()}
     names |= {"IN": C_TYPES[dtype][0], "OUT": C_TYPES[stored][0]}
     functions = function_text("forward", forward, "fffbf") + function_text("backward", backward, "fffb")
-    return _defines(names) + PRELUDE + functions + function_text("share_of", share_of, "fff") + ALIGNMENT
+    functions += function_text("share_of", share_of, "fff")
+    return _compiled(_defines(names) + PRELUDE + functions + ALIGNMENT)
 
 
-@functools.lru_cache(maxsize=4096)
 def _compiled(source: str) -> Any:
     import cupy
 
@@ -180,8 +181,8 @@ class CupyOps(CompiledOps):
         arguments += [0, 0, 0] if target is None else [target.data.ptr, *target.strides[:2]]
         arguments += [alphas.data.ptr, scratch.data.ptr, onward.data.ptr]
         threads = _group(classes)[1]
-        source = _aligner(threads, probs.dtype.name, (probs if target is None else target).dtype.name, logits)
-        _compiled(source)((min(n, _blocks(_device(), threads)),), (threads,), tuple(arguments))
+        function = _aligner(threads, probs.dtype.name, (probs if target is None else target).dtype.name, logits)
+        function((min(n, _blocks(_device(), threads)),), (threads,), tuple(arguments))
         if target is not out and out is not None:
             out[...] = target
         return found
