@@ -77,9 +77,10 @@ def registered_names(cls):
 def reference():
     """The reference of all calculators as Markdown: one section a family, taken from the modules themselves."""
     lines = ["## All names", "", "| name in a config | class |", "| --- | --- |"]
-    rows = [(name, cls.__name__) for _, classes in calculators() for cls in classes for name in registered_names(cls)]
+    families = [*calculators(), (lossreg.terms, [lossreg.Term, lossreg.WeightedSum])]
+    rows = [(name, cls.__name__) for _, classes in families for cls in classes for name in registered_names(cls)]
     lines += [f"| `{name}` | {{py:class}}`~lossreg.{cls}` |" for name, cls in sorted(rows)]
-    for family, classes in calculators():
+    for family, classes in families:
         title = inspect.getdoc(family).splitlines()[0].rstrip(".")
         lines += ["", f"## {title}", "", "```{eval-rst}"]
         for cls in classes:

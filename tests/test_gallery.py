@@ -20,7 +20,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 BUILT_IN = {
     name: cls
     for name in registry.losses.names()
-    if (cls := registry.losses.get(name)).__module__.startswith("lossreg.")
+    if (cls := registry.losses.get(name)).__module__.startswith("lossreg.") and issubclass(cls, lossreg.Loss)
 }
 CLASSES = sorted(set(BUILT_IN.values()), key=lambda cls: cls.__name__)
 
