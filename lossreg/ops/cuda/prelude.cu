@@ -107,17 +107,18 @@ struct Maximum { template <typename T> __device__ T operator()(T a, T b) const {
 // The maximum of a row, how many elements have it, and the sum of e^(x - maximum) over the others, in one pass:
 // what is known of two parts of a row is brought to the larger maximum of both.
 
+// A sum of e^(x - from) as one of e^(x - to). Numbers in and out, so that a Peak stays in registers.
+__device__ __noinline__ double brought(double sum, REAL from, REAL to) { return sum * f_exp((double)from - (double)to); }
 struct Peak {
     REAL most; double count, rest;
-    __device__ void add(REAL x) {
+    __device__ inline void add(REAL x) {
         if (x == most) count += 1.0;
         else if (x <= most || most != most) rest += (double)f_exp(x - most);
-        else rise(x);
-    }
-    __device__ __noinline__ void rise(REAL x) {  // x is larger, or NaN
-        rest = (rest + count) * f_exp((double)most - (double)x);
-        count = 1.0;
-        most = x;
+        else {  // x is larger, or NaN
+            rest = brought(rest + count, most, x);
+            count = 1.0;
+            most = x;
+        }
     }
 };
 __device__ inline Peak no_peak() { return Peak{(REAL)-infinity(), 0.0, 0.0}; }
