@@ -70,7 +70,8 @@ def digits() -> Any:
     return module
 
 
-LOSSES = [path for path in sorted((ROOT / "configs").glob("*.cfg")) if "loss" in Config().from_disk(path)]
+CONFIGS = {path: Config().from_disk(path) for path in sorted((ROOT / "configs").glob("*.cfg"))}
+LOSSES = [path for path, config in CONFIGS.items() if "loss" in config and "terms" not in config["loss"]]
 
 
 @pytest.mark.parametrize("path", LOSSES, ids=lambda path: path.stem)
@@ -131,6 +132,34 @@ def test_digits_example_says_what_is_wrong(arguments: list[str], message: str, d
     assert done.returncode in (1, 2)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_multitask_example_learns() -> None:
+    """The masked term and the others fall, the one with a schedule to 0."""
+    done = run("docs/examples/train_multitask.py", "configs/multitask.cfg")
+    assert done.returncode == 0, done.stderr
+    *epochs, scores = done.stdout.splitlines()
+    terms = [dict(zip(line.split()[2::2], map(float, line.split()[3::2]))) for line in epochs]
+    assert [sorted(line) for line in terms] == [["digit", "even", "pixels", "sum"]] * 25
+    for line in terms:
+        assert abs(line["digit"] + line["even"] + line["pixels"] - line["sum"]) < 2e-4
+    assert terms[-1]["digit"] < 0.3 * terms[0]["digit"]
+    assert terms[-1]["even"] < 0.3 * terms[0]["even"]
+    assert terms[0]["pixels"] > 1.0
+    assert terms[-1]["pixels"] == 0.0
+    even, digit = (float(scores.split()[i]) for i in (3, 5))
+    assert even >= 0.94
+    assert digit >= 0.94
+
+
+def test_multitask_config_is_what_it_says() -> None:
+    loss = registry.resolve(CONFIGS[ROOT / "configs" / "multitask.cfg"])["loss"]
+    assert isinstance(loss, lossreg.WeightedSum)
+    assert [type(term.loss).__name__ for term in loss.terms.values()] == [
+        "CrossEntropy", "BinaryCrossEntropyWithLogits", "MeanSquaredError",
+    ]  # fmt: skip
+    assert [term.mask for term in loss.terms.values()] == ["batch.labelled", None, None]
+    assert [loss.terms["pixels"].get_weight(step) for step in (0, 200, 400, 1000)] == [10.0, 5.0, 0.0, 0.0]
 
 
 # Ops
