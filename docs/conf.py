@@ -103,7 +103,7 @@ def add_gallery(app, docname, source):
     if gallery.MARKER in source[0]:
         import gallery_pictures  # needs matplotlib, which the tests of this file do without
 
-        families = list(calculators())
+        families = list(gallery.drawn(calculators()))
         classes = [cls for _, members in families for cls in members]
         pictures = Path(app.doctreedir) / "gallery"
         gallery_pictures.draw_all(classes, pictures)

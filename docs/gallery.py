@@ -699,6 +699,13 @@ class Entry:
         return "\n".join(lines)
 
 
+def drawn(families: Iterable[tuple[Any, list[type]]]) -> Iterable[tuple[Any, list[type]]]:
+    """The families without the calculator that is made of another one: what there is to see is the other's."""
+    for family, classes in families:
+        if alone := [cls for cls in classes if cls is not lossreg.Sequence]:
+            yield family, alone
+
+
 def page(families: Iterable[tuple[Any, list[type]]], kind: Callable[[Any], str], folder: str) -> str:
     """The entries of all families, after a table of contents."""
     contents, entries = [], []

@@ -20,7 +20,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 BUILT_IN = {
     name: cls
     for name in registry.losses.names()
-    if (cls := registry.losses.get(name)).__module__.startswith("lossreg.") and issubclass(cls, lossreg.Loss)
+    if (cls := registry.losses.get(name)).__module__.startswith("lossreg.")
+    and issubclass(cls, lossreg.Loss)
+    and cls is not lossreg.Sequence
 }
 CLASSES = sorted(set(BUILT_IN.values()), key=lambda cls: cls.__name__)
 
@@ -79,7 +81,7 @@ def lines(where=lambda name: True):
 @pytest.fixture(scope="module")
 def text():
     settings = runpy.run_path(str(DOCS / "conf.py"))
-    return gallery.page(settings["calculators"](), settings["kind"], "pictures")
+    return gallery.page(gallery.drawn(settings["calculators"]()), settings["kind"], "pictures")
 
 
 def test_every_name_has_an_entry(text):

@@ -779,7 +779,7 @@ def test_ctc_of_lists_stays_on_the_device(cupy: Any, rng: Any) -> None:
     lists = [log_probs(rng, n, 4) for n in FRAMES]
     expected = CTC()(lists, TARGETS)
     assert_same(to_host(CTC()(to_device(cupy, lists), TARGETS)), expected, rtol=1e-13, atol=1e-16)
-    grad, value = CTC()(Ragged(to_device(cupy, np.concatenate(lists)), FRAMES), TARGETS)
+    grad, _ = CTC()(Ragged(to_device(cupy, np.concatenate(lists)), FRAMES), TARGETS)
     assert_same(to_host(grad.data), np.concatenate(expected[0]), rtol=1e-13, atol=1e-16)
 
 
