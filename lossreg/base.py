@@ -15,6 +15,7 @@ import numpy as np
 
 from .arrays import Batch, Layout
 from .checks import Interval, OneOf, check_domain, check_shape, describe, fail
+from .interop import foreign_arrays, like
 from .ops import Array, Ops
 from .ops.base import compute_dtype
 from .reduction import NormalizeBy, Reduction, Weights, item_array, weigh
@@ -111,7 +112,7 @@ class ReducedLoss(Loss):
         out: array (or tuple of arrays) for the gradient, of the guesses' shape and dtype; `out=guesses` is allowed.
         """
         state, values, grad = self._run(guesses, truths, mask, sample_weight, out, self._wanted(grad=True))
-        return grad, self._loss(state, values)
+        return grad, like(guesses, self._loss(state, values))
 
     def get_grad(
         self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None, out: Any = None
@@ -121,7 +122,8 @@ class ReducedLoss(Loss):
 
     def get_loss(self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None) -> Any:
         """The loss: a float (a 0-d array on a GPU), or the values with reduction "none"."""
-        return self._loss(*self._run(guesses, truths, mask, sample_weight, None, self._wanted())[:2])
+        state, values, _ = self._run(guesses, truths, mask, sample_weight, None, self._wanted())
+        return like(guesses, self._loss(state, values))
 
     def get_values(self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None) -> Any:
         """The values before reduction, times their weights; 0 where masked or missing."""
@@ -190,6 +192,7 @@ class ReducedLoss(Loss):
             return state
         return values if self.reduction == "none" else state.compute()
 
+    @foreign_arrays
     def _run(
         self,
         guesses: Any,
@@ -198,9 +201,12 @@ class ReducedLoss(Loss):
         sample_weight: Any,
         out: Any,
         wanted: Wanted,
-        weight: float = 1.0,
+        weight: Any = 1.0,
     ) -> tuple[LossState, Any, Any]:
-        """(state, values, gradient), each if it is wanted. `weight` multiplies the gradient."""
+        """(state, values, gradient), each if it is wanted.
+
+        weight: multiplies the gradient; a number, or slopes with respect to the values, arranged as they are.
+        """
         batch = self.read_guesses(guesses)
         ops = batch.ops
         if truths is ...:
@@ -236,7 +242,10 @@ class ReducedLoss(Loss):
         )
         if self.unscaled or wanted.unscaled:
             weights.scale = 1.0
-        if weight != 1.0:
+        if not isinstance(weight, float):
+            slopes = batch.join("weight", weight).reshape(batch.values_shape)
+            weights.items = slopes if weights.items is None else ops.weighted(slopes, weights.items)
+        elif weight != 1.0:
             weights.scale = weights.scale * weight
         if check:
             self.check_guesses(batch, weights.items)

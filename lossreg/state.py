@@ -17,6 +17,7 @@ import numpy as np
 
 from .arrays import real_array
 from .checks import describe, fail, on_host
+from .interop import foreign_arrays
 from .ops import Ops, get_ops
 from .ops.base import compute_dtype
 from .trees import get_path, tree_map
@@ -389,6 +390,7 @@ class LossState(AverageState):
             return 1.0 / self.count if self.count else 0.0
         return get_ops(self.count).inverse(self.count)
 
+    @foreign_arrays
     def scale(self, gradients: Any) -> Any:
         """Gradients of the total, such as those that micro-batches added up, as gradients of the loss.
 

@@ -14,6 +14,7 @@ from ..arrays import Batch
 from ..base import ReducedLoss, Truths, Wanted
 from ..checks import describe, fail
 from ..config import register
+from ..interop import foreign_arrays
 from ..ops import Array
 from ..ragged import Ragged, is_ragged, read_ragged
 from ..reduction import NormalizeBy, Reduction, Weights
@@ -103,6 +104,7 @@ class Sequence(ReducedLoss):
     def _loss(self, state: LossState, values: Any) -> Any:
         return self.calculator._loss(state, values)
 
+    @foreign_arrays
     def _run(
         self,
         guesses: Any,
@@ -111,7 +113,7 @@ class Sequence(ReducedLoss):
         sample_weight: Any,
         out: Any,
         wanted: Wanted,
-        weight: float = 1.0,
+        weight: Any = 1.0,
     ) -> tuple[LossState, Any, Any]:
         """As the inner calculator on a Ragged, whose data are the padded arrays."""
         run = self.calculator._run
@@ -128,6 +130,7 @@ class Sequence(ReducedLoss):
             padding.beside("mask", mask, broadcast=True),
             padding.beside("sample_weight", sample_weight, broadcast=True),
         )
+        weight = padding.beside("weight", weight, broadcast=False)
         state, values, grad = run(flat if batch.is_tuple else flat[0], *beside, None, wanted, weight)
         if wanted.grad:
             grads = [padding.padded(x.data) for x in (grad if batch.is_tuple else (grad,))]

@@ -14,6 +14,7 @@ from ..arrays import Batch, real_array
 from ..base import Loss
 from ..checks import Interval, check_domain, check_shape, describe, fail
 from ..config import register
+from ..interop import foreign_arrays
 from ..ops import Array, get_ops
 from ..ops.base import compute_dtype, is_half
 from ..ragged import is_ragged
@@ -63,6 +64,7 @@ class CategoricalCrossentropy(Loss):
         """The reader of truths."""
         return Labels(type(self).__name__, self.names, self.missing_value, self.neg_prefix, sets=False)
 
+    @foreign_arrays
     def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
         """(gradient, sum of its squares)."""
         batch = self._read(guesses)
@@ -193,6 +195,7 @@ class L2Distance(_DistanceLoss):
     Source: numbers of thinc 8.3, thinc/loss.py.
     """
 
+    @foreign_arrays
     def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
         """(gradient, sum of its squares)."""
         grad, _, loss = self._run(self.formula, guesses, truths, (), False)
@@ -225,15 +228,18 @@ class CosineDistance(_DistanceLoss):
 
     axes = 2
 
+    @foreign_arrays
     def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
         """(gradient, loss)."""
         grad, _, loss = self._run(self.formula, guesses, truths, (self.ignore_zeros,), False)
         return grad, loss
 
+    @foreign_arrays
     def get_loss(self, guesses: Any, truths: Any) -> Any:
         """The loss alone."""
         return self._run(self.formula, guesses, truths, (self.ignore_zeros,), False, grad=False)[2]
 
+    @foreign_arrays
     def get_similarity(self, guesses: Any, truths: Any) -> Array:
         """The cosines, (N, 1)."""
         return self._run(self.cosine, guesses, truths, (), True, grad=False)[1]

@@ -1,0 +1,278 @@
+"""Arrays of other libraries (PyTorch, JAX, anything with DLPack): NumPy's or CuPy's inside, the caller's outside."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from .checks import describe, fail
+from .ops import Array, get_ops
+
+__all__ = ["foreign_arrays", "like"]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+Result = TypeVar("Result")
+
+HOST = (1, 3, 11)
+"""Devices of DLPack whose memory NumPy reads: the CPU, and what CUDA or ROCm pinned."""
+DEVICE = (2, 10, 13)
+"""Devices whose memory CuPy reads: CUDA, ROCm, and memory that CUDA manages."""
+
+_PLAIN: set[type] = {np.ndarray, type(None), str, int, float, bool}
+"""Types whose values are ours, or no arrays; those that are met are added."""
+_LABELS = {str, int, float, bool, set, frozenset}
+"""Types of a first item after which a list is one of labels, and is not searched."""
+
+
+def foreign_arrays(method: Method) -> Method:
+    """A method on arrays that takes those of other libraries as well, without a copy.
+
+    Inside they are NumPy's, or CuPy's where they lie on a GPU; whatever their library would record of gradients is
+    left behind. Outside, arrays of the result are of the library to which the first array of the first argument
+    belongs, and what was passed in, such as `out`, comes back as itself.
+    """
+    parameters = inspect.signature(method)
+    names = list(parameters.parameters)[1:]
+
+    @functools.wraps(method)
+    def at_boundary(self: Any, *arguments: Any, **named: Any) -> Any:
+        if named:
+            arguments = parameters.bind(self, *arguments, **named).args[1:]
+        for x in arguments:
+            if type(x) not in _PLAIN and _is_foreign(x):
+                break
+        else:
+            return method(self, *arguments)
+        visit = _Visit(type(self).__name__)
+        first = next(_arrays(arguments[0]), None)
+        with _library(type(first)).scope(first) if _kind(type(first)) == "foreign" else contextlib.nullcontext():
+            inside = [visit.inside(x, name) for x, name in zip(arguments, names, strict=False)]
+            return visit.outside(method(self, *inside), first)
+
+    return cast(Method, at_boundary)
+
+
+def like(guesses: Any, loss: Any) -> Any:
+    """A loss on a device as an array of the guesses' library; anything else as it is."""
+    if type(loss) is float or not _is_array(loss) or not _is_foreign(guesses):
+        return loss
+    return _Visit("").outside(loss, next(_arrays(guesses)))
+
+
+class _Visit:
+    """The arrays of one call on their way in, and those of its result on their way out."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ours: dict[int, Any] = {}
+        """The array for each of theirs, by id."""
+        self.theirs: dict[int, Any] = {}
+        """What came in for each of ours, by id."""
+
+    def inside(self, value: Any, what: str) -> Any:
+        """Arguments with our arrays in the places of theirs."""
+        kind = _kind(type(value))
+        if kind == "leaf" or not _is_foreign(value):
+            return value
+        if kind == "foreign":
+            if id(value) not in self.ours:
+                array = self._read(value, what)
+                self.ours[id(value)], self.theirs[id(array)] = array, value
+            return self.ours[id(value)]
+        if kind == "ragged":
+            return type(value)(self.inside(value.dataXd, what), self.inside(value.lengths, what))
+        return _mapped(lambda x: self.inside(x, what), value)
+
+    def outside(self, value: Any, first: Any) -> Any:
+        """A result with their arrays in the places of ours."""
+        if id(value) in self.theirs:
+            return self.theirs[id(value)]
+        if _is_array(value):
+            return value if _kind(type(first)) != "foreign" else _library(type(first)).wrap(value, first)
+        kind = _kind(type(value))
+        if kind == "ragged":
+            return type(value)(self.outside(value.dataXd, first), self.theirs.get(id(value.lengths), value.lengths))
+        return _mapped(lambda x: self.outside(x, first), value) if kind == "tree" else value
+
+    def _read(self, value: Any, what: str) -> Array:
+        library = _library(type(value))
+        if what == "out" and not library.mutable:
+            raise fail(self.name, what, "to be writable", f"{describe(value)} of {library.name}, whose arrays are not")
+        try:
+            return library.read(value)
+        except (TypeError, ValueError, RuntimeError, BufferError) as error:
+            why = str(error).partition("\n")[0].rstrip(".")
+            raise fail(self.name, what, "to be shared with NumPy or CuPy", f"{describe(value)} ({why})") from error
+
+
+class _DLPack:
+    """A library whose arrays export themselves, and whose namespace has `from_dlpack`."""
+
+    mutable = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def read(self, value: Any) -> Array:
+        """Their array as ours."""
+        device = value.__dlpack_device__()[0]
+        if device in HOST:
+            return np.from_dlpack(value)
+        if device not in DEVICE:
+            raise TypeError(f"on device {value.device}")
+        return get_ops("cupy").xp.from_dlpack(value)
+
+    def wrap(self, array: Array, first: Any) -> Any:
+        """Our array as theirs, on the device of `first`."""
+        own = hasattr(first, "__array_namespace__")
+        return (first.__array_namespace__() if own else sys.modules[self.name]).from_dlpack(array)
+
+    def scope(self, first: Any) -> contextlib.AbstractContextManager[Any]:
+        """Where CuPy computes."""
+        return contextlib.nullcontext()
+
+
+class _Torch(_DLPack):
+    """PyTorch: bfloat16 travels as int16, and CuPy computes on the stream that is PyTorch's own at the time."""
+
+    def read(self, value: Any) -> Array:
+        import torch
+
+        half = value.dtype == torch.bfloat16
+        dtype = _bfloat16() if half else None
+        value = value.detach()
+        value = value.view(torch.int16) if half else value
+        array = value.resolve_neg().numpy() if value.is_cpu else super().read(value)
+        return array.view(dtype) if half else array
+
+    def wrap(self, array: Array, first: Any) -> Any:
+        import torch
+
+        half = array.dtype.name == "bfloat16"
+        array = array.view(np.int16) if half else array
+        tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else torch.from_dlpack(array)
+        return tensor.view(torch.bfloat16) if half else tensor
+
+    @contextlib.contextmanager
+    def scope(self, first: Any) -> Iterator[None]:
+        if not first.is_cuda:
+            yield
+            return
+        import torch
+
+        cuda = get_ops("cupy").xp.cuda
+        caller, device = cuda.get_current_stream(), first.device.index
+        stream = cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device)
+        with cuda.Device(device), stream:
+            yield
+            done = stream.record()
+        caller.wait_event(done)  # for what stays CuPy's, such as states
+
+
+class _Jax(_DLPack):
+    """JAX: arrays are read-only, and come back on the device of the first."""
+
+    mutable = False
+
+    def read(self, value: Any) -> Array:
+        import jax
+
+        if isinstance(value, jax.core.Tracer):
+            raise TypeError("inside jax.jit, jax.grad and jax.vmap, use lossreg.jax.as_function")
+        on_host = all(device.platform == "cpu" for device in value.devices())
+        return np.asarray(value) if on_host else super().read(value)
+
+    def wrap(self, array: Array, first: Any) -> Any:
+        import jax
+
+        if not isinstance(array, np.ndarray):
+            return jax.numpy.from_dlpack(array)
+        return jax.device_put(array, first.device if isinstance(first.device, jax.Device) else None)
+
+
+def _bfloat16() -> Any:
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError as error:
+        raise ImportError("NumPy has no bfloat16 of its own: python -m pip install ml_dtypes") from error
+    return np.dtype(bfloat16)
+
+
+def _by_type(function: Callable[[type], Result]) -> Callable[[type], Result]:
+    """A function of types that is called once for each."""
+    found: Callable[[Any], Result] = functools.cache(function)
+    return found
+
+
+def _root(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
+
+
+@_by_type
+def _kind(cls: type) -> str:
+    """What values of a type are: "leaf" (ours, or no array), "foreign", "tree" or "ragged"."""
+    if issubclass(cls, (list, tuple, Mapping)):
+        return "tree"
+    if hasattr(cls, "dataXd"):
+        return "ragged"
+    if hasattr(cls, "__dlpack__") and not issubclass(cls, np.ndarray) and _root(cls) != "cupy":
+        return "foreign"
+    _PLAIN.add(cls)
+    return "leaf"
+
+
+@_by_type
+def _library(cls: type) -> _DLPack:
+    """The library of a foreign type; subclasses of its arrays may be defined anywhere."""
+    roots = {_root(base) for base in cls.__mro__}
+    if "torch" in roots:
+        return _Torch("torch")
+    return _Jax("jax") if roots & {"jax", "jaxlib"} else _DLPack(_root(cls))
+
+
+def _is_array(value: Any) -> bool:
+    """Whether a value is an array of NumPy or CuPy."""
+    return isinstance(value, np.ndarray) or _root(type(value)) == "cupy"
+
+
+def _is_foreign(value: Any) -> bool:
+    """Whether a value is an array of another library, or holds one."""
+    kind = _kind(type(value))
+    if kind in ("leaf", "foreign"):
+        return kind == "foreign"
+    if kind == "ragged":
+        return _is_foreign(value.dataXd) or _is_foreign(value.lengths)
+    if isinstance(value, Mapping):
+        return any(map(_is_foreign, value.values()))
+    if not value or type(value[0]) in _LABELS:
+        return False
+    others = set(map(type, value)) - _PLAIN
+    if others == {list} and {type(x[0]) for x in value if type(x) is list and x} <= _LABELS:
+        return False
+    return any(_is_foreign(x) for x in value if type(x) in others)
+
+
+def _arrays(value: Any) -> Iterator[Any]:
+    """The arrays that a value holds, ours and theirs."""
+    kind = _kind(type(value))
+    if kind == "ragged":
+        yield value.dataXd
+    elif kind == "tree":
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _arrays(part)
+    elif kind == "foreign" or _is_array(value):
+        yield value
+
+
+def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+    """A dict, list or tuple of what a function makes of its parts."""
+    if isinstance(tree, Mapping):
+        return {key: function(value) for key, value in tree.items()}
+    parts = map(function, tree)
+    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
