@@ -414,10 +414,8 @@ class LossState(AverageState):
 class CollectFirstState(AutoState):
     """Keeps the first items of each field: `keep_first` of them.
 
-    ```python
-    class FirstImages(CollectFirstState):
-        images: Any
-    ```
+        class FirstImages(CollectFirstState):
+            images: Any
     """
 
     keep_first: int = field(kw_only=True, metadata={"lossreg": None})

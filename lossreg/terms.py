@@ -73,8 +73,8 @@ class Term(ContextLoss):
     loss: the calculator.
     guesses, truths: paths, or a list of paths for calculators that take more than one.
     mask, sample_weight: paths of these; none by default.   step: path of the number of the step, read by schedules.
-    weight: a number, or a schedule: a function from step to number. It multiplies the loss and not what a mean
-        divides by.
+    weight: a number, or a schedule: a function from step to number, or an iterator with a number for each step. It
+        multiplies the loss and not what a mean divides by.
     normalize_by: what a mean divides by, if that is not to be what the calculator says.
     """
 
