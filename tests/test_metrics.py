@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import math
 import pickle
@@ -338,10 +339,10 @@ def test_every_registered_metric_has_a_case_and_a_complete_docstring() -> None:
     assert {name.partition(".")[0] for name in BUILT_IN} == tested | others
     for name in BUILT_IN:
         cls = registry.metrics.get(name)
-        text = cls.__doc__
-        assert "\n\n        " in text, f"{name}: a formula"
-        assert "\n    Shapes: " in text, name
-        assert "\n    Source: " in text, name
+        text = inspect.getdoc(cls)
+        assert "\n\n    " in text, f"{name}: a formula"
+        assert "\nShapes: " in text, name
+        assert "\nSource: " in text, name
         described = text.partition("Source:")[2]
         for option in dataclasses.fields(cls):
             assert f"{option.name}:" in described or f"{option.name}," in described, f"{name}: {option.name}"
@@ -517,6 +518,42 @@ def test_a_metric_without_state_says_so() -> None:
             "Cannot calculate Accuracy: expected labels of shape (2,) (that of pred_labels), got mismatched shape (1,).",
         ),
         (
+            lambda: metrics.Accuracy()(labels=["cat", "dog"], pred_labels=np.array([1, 2])),
+            ValueError,
+            "Cannot calculate Accuracy: expected labels and pred_labels to be all ids or all names, or names to be "
+            "given, got both kinds.",
+        ),
+        (
+            lambda: metrics.Accuracy(names=["cat"])(labels=["cat", "dgo"], pred_labels=["cat", "cat"]),
+            ValueError,
+            "Cannot calculate Accuracy: expected labels to be among names, got 'dgo'.",
+        ),
+        (
+            lambda: metrics.TreeMap(metrics.Norm())(),
+            TypeError,
+            "Norm.get_state() missing 1 required positional argument: 'tensor'",
+        ),
+        (
+            lambda: metrics.RocAuc()(logits=np.eye(2), labels=[{0, 1}, 1]),
+            ValueError,
+            "Cannot calculate RocAuc: expected truths to be single labels, got a set of 2 in row 0.",
+        ),
+        (
+            lambda: metrics.SingleDimension(index=2)(tensor=np.zeros((3, 2))),
+            ValueError,
+            "Cannot calculate SingleDimension: expected tensor with a column 2, got a float64 array of shape (3, 2).",
+        ),
+        (
+            lambda: metrics.TreeMap(metrics.Norm(tensor="a..b.**.c")),
+            ConfigError,
+            "Cannot make Norm: tensor: expected a path such as 'preds.logits' or 'boxes[0].xy', got 'a..b'",
+        ),
+        (
+            lambda: metrics.Norm(tensor=""),
+            ConfigError,
+            "Cannot make Norm: tensor: expected a path such as 'preds.logits' or 'boxes[0].xy', got ''",
+        ),
+        (
             lambda: metrics.Accuracy()(labels=[-1, 0], logits=np.zeros((2, 3))),
             ValueError,
             "Cannot calculate Accuracy: expected truth ids in [0, 3), got undeclared id -1 in row 0.",
@@ -641,6 +678,11 @@ def test_forms_of_logits_and_labels(logits: Any, labels: Any, mask: Any, expecte
         (["cat", "dog"], np.array(["cat", "?"]), {"missing_value": "?"}, 1.0),
         (np.array([1, 2]), np.array([1, 3]), {"missing_value": ""}, 0.5),
         ([1, 2, 3], [-1, 2, 0], {"missing_value": -1}, 1 / 2),
+        ([0, 1, 1], ["cat", "dog", "cat"], {"names": ["cat", "dog"]}, 2 / 3),
+        (np.array(["cat", "dog"]), np.array([[1], [1]]), {"names": ["cat", "dog"]}, 1 / 2),
+        (["cat", "dog", "dog"], [None, "", "dog"], {"names": ["cat", "dog"], "missing_value": ""}, 1.0),
+        (["cat", "dog"], [None, ""], {"missing_value": ""}, 0.0),
+        ([1, 2], np.array(["?", "?"]), {"missing_value": "?"}, 0.0),
         ([], [], {}, 0.0),
     ],
 )

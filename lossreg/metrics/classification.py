@@ -35,8 +35,8 @@ class Accuracy(Metric, LabelOptions):
     Errors: ValueError for labels that are no classes, unless they are masked, and for shapes that do not fit.
     Source: Kauldron's `Accuracy` (https://kauldron.readthedocs.io). Same numbers as `sklearn.metrics.accuracy_score`.
 
-    logits, pred_labels: paths, of which one is used. Predicted labels are compared with labels as they are, ids or
-        names.
+    logits, pred_labels: paths, of which one is used. Predicted labels are ids or names, and all alike where
+        `names` are not given.
     labels, mask: paths.
     names: class names in the order of the columns; labels may then be names as well as ids.
     missing_value: a label (name or id) that means "not known"; None always does.
@@ -79,15 +79,14 @@ class Accuracy(Metric, LabelOptions):
         return self.State.from_values(right, mask=rows.weight)
 
     def _compared(self, pred_labels: Any, labels: Any, mask: Any) -> State:
-        guesses, truths = (
-            x if hasattr(x, "dtype") and hasattr(x, "reshape") else np.asarray(x, dtype=object)
-            for x in (pred_labels, labels)
-        )
+        guesses, truths = (self._ids(*x) for x in (("pred_labels", pred_labels), ("labels", labels)))
         name, ops = type(self).__name__, get_ops(guesses)
         if not ops.owns(truths):
             raise fail(name, "labels", f"of {ops.library} as pred_labels are", describe(truths))
         truths = like(truths, tuple(guesses.shape))
         check_shape(name, "labels", truths, tuple(guesses.shape), "pred_labels")
+        if self._kinds(guesses) | self._kinds(truths) == {"ids", "names"}:
+            raise fail(name, "labels and pred_labels", "to be all ids or all names, or names to be given", "both kinds")
         mask = None if mask is None else like(ops.asarray(mask), tuple(guesses.shape))
         known = self.missing_value is None or truths != self.missing_value
         if truths.dtype == object:
@@ -95,6 +94,28 @@ class Accuracy(Metric, LabelOptions):
         if known is not True:
             mask = known if mask is None else ops.xp.where(known, mask, 0)
         return self.State.from_values(guesses == truths, mask=mask)
+
+    def _ids(self, what: str, labels: Any) -> Any:
+        """Labels as an array, with ids in the place of names if those are known."""
+        is_array = hasattr(labels, "dtype") and hasattr(labels, "reshape")
+        x = labels if is_array else np.asarray(labels, dtype=object)
+        get_ops(x)  # raises TypeError for arrays of a library that no backend handles
+        if self.names is None or x.dtype.kind in "fiub":
+            return x
+        table = {name: i for i, name in enumerate(self.names)}
+        flat = x.ravel().tolist()
+        unknown = [v for v in flat if isinstance(v, str) and v not in table and v != self.missing_value]
+        if unknown:
+            raise fail(type(self).__name__, what, "to be among names", repr(unknown[0]))
+        ids = np.fromiter((table.get(v, v) for v in flat), object, len(flat))
+        return ids.reshape(x.shape)
+
+    def _kinds(self, labels: Any) -> set[str]:
+        """Whether labels are ids, names, or both."""
+        if labels.dtype.kind in "fiub":
+            return {"ids"} if labels.size else set()
+        known = [v for v in labels.ravel().tolist() if v is not None and v != self.missing_value]
+        return {"names" if isinstance(v, str) else "ids" for v in known}
 
 
 @register("BinaryAccuracy.v1", to="metrics")

@@ -53,6 +53,8 @@ class _TreeMetric(_Wrapper):
     def _states(self, trees: dict[str, Any]) -> Any:
         """A tree of states."""
         given = {name: tree for name, tree in trees.items() if tree is not None}
+        if not given:
+            return self.metric.get_state()  # says what is missing
         return tree_map(lambda *parts: self.metric.get_state(**dict(zip(given, parts))), *given.values())
 
 
