@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from .base import ReducedLoss, Wanted
 from .config import register
+from .interop import like
 from .schedules import Series, value_at
 from .schema import ConfigError, Configurable, Problem
 from .state import LossState, TreeState
@@ -27,7 +28,7 @@ class ContextLoss(Configurable, ABC):
     def __call__(self, context: Any) -> tuple[dict[str, Any], Any]:
         """({path: gradient}, loss) in one pass."""
         state, grads = self._run(context, Wanted(total=True, grad=True))
-        return grads, state.compute()
+        return grads, self._loss(context, state)
 
     def get_grad(self, context: Any) -> dict[str, Any]:
         """The gradients, by the paths of the guesses."""
@@ -35,7 +36,7 @@ class ContextLoss(Configurable, ABC):
 
     def get_loss(self, context: Any) -> Any:
         """The loss."""
-        return self._run(context, Wanted(total=True))[0].compute()
+        return self._loss(context, self._run(context, Wanted(total=True))[0])
 
     def get_state_from_context(self, context: Any) -> Any:
         """The partial result of a context: states merge to the loss of all of them together."""
@@ -55,6 +56,14 @@ class ContextLoss(Configurable, ABC):
     @abstractmethod
     def _run(self, context: Any, wanted: Wanted) -> tuple[Any, dict[str, Any]]:
         """(state, {path: gradient}), each if it is wanted."""
+
+    @abstractmethod
+    def _all(self) -> Sequence[Term]:
+        """The terms."""
+
+    def _loss(self, context: Any, state: Any) -> Any:
+        loss = state.compute()
+        return loss if isinstance(loss, float) else like(self._all()[0]._inputs(context)[0], loss)
 
 
 @register("Term.v1")
@@ -145,11 +154,20 @@ class Term(ContextLoss):
         """The calculator's values before reduction and weight."""
         return self.calculator.get_values(guesses, truths, mask=mask, sample_weight=sample_weight)
 
+    def _all(self) -> Sequence[Term]:
+        return (self,)
+
+    def _inputs(self, context: Any) -> tuple[Any, Any, Any, Any]:
+        """(guesses, truths, mask, sample_weight)."""
+        read = functools.partial(_read, context)
+        return read(self.guesses), read(self.truths), read(self.mask), read(self.sample_weight)
+
+    def _weight_in(self, context: Any) -> float:
+        return self.get_weight(get_path(context, self.step) if callable(self._weight) else None)
+
     def _run(self, context: Any, wanted: Wanted) -> tuple[LossState, dict[str, Any]]:
-        weight = self.get_weight(get_path(context, self.step) if callable(self._weight) else None)
-        guesses, truths = (_read(context, paths) for paths in (self.guesses, self.truths))
-        mask, sample = (None if path is None else get_path(context, path) for path in (self.mask, self.sample_weight))
-        state, _, grad = self.calculator._run(guesses, truths, mask, sample, None, wanted, weight)
+        weight = self._weight_in(context)
+        state, _, grad = self.calculator._run(*self._inputs(context), None, wanted, weight)
         grads: dict[str, Any] = {}
         if wanted.grad:
             for path, part in zip(_paths(self.guesses), grad if len(self.loss.inputs) > 1 else (grad,)):
@@ -230,6 +248,9 @@ class WeightedSum(ContextLoss):
     def empty(self) -> WeightedSumState:
         """The state of no data."""
         return WeightedSumState({name: term.empty() for name, term in self.terms.items()}, parent=self)
+
+    def _all(self) -> Sequence[Term]:
+        return tuple(self.terms.values())
 
     def _run(self, context: Any, wanted: Wanted) -> tuple[WeightedSumState, dict[str, Any]]:
         states, total = {}, dict[str, Any]()
