@@ -11,6 +11,7 @@ import sys
 import types
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import cuda_on_cpu
 import numpy as np
@@ -165,7 +166,7 @@ class RawKernel:
         self.launch = cuda_on_cpu.launcher(code)
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-        self.launch(min(grid[0], 3), block[0], arguments)
+        self.launch(grid[0], block[0], arguments)
 
 
 def module() -> types.ModuleType:
@@ -199,24 +200,35 @@ def module() -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def installed() -> Iterator[types.ModuleType]:
-    """The stand-in in the place of cupy."""
-    import lossreg.ops
-    from lossreg.ops import cupy_ops
+def installed(group: tuple[int, int] | None = (32, 32), blocks: int = 3) -> Iterator[types.ModuleType]:
+    """The stand-in in the place of cupy; without g++, formulas run as the generic bodies.
 
-    before, group = sys.modules.get("cupy"), cupy_ops._group
-    cupy_ops._group = lambda columns: (32, 32)  # each thread of a block is one of the CPU's
-    for cache in (cupy_ops._kernel, cupy_ops._aligner):
-        cache.cache_clear()
-    sys.modules["cupy"] = cupy = module()
-    lossreg.ops._cupy.cache_clear()
-    try:
-        yield cupy
-    finally:
+    group: threads of a group and of a block, each of which is one of the CPU's; None for as many as on a device.
+    blocks: how many of them a kernel has at most, however much there is to do.
+    """
+    import lossreg.ops
+    from lossreg.ops import Ops, cupy_ops
+
+    def forget() -> None:
         lossreg.ops._cupy.cache_clear()
-        cupy_ops._group = group
+        cupy_ops._workspaces.clear()
         for cache in (cupy_ops._kernel, cupy_ops._aligner):
             cache.cache_clear()
+
+    before = sys.modules.get("cupy")
+    forget()
+    sys.modules["cupy"] = cupy = module()
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch.object(cupy_ops, "_blocks", lambda device, threads: blocks))
+            if group is not None:
+                stack.enter_context(mock.patch.object(cupy_ops, "_group", lambda columns: group))
+            if cuda_on_cpu.why_not():
+                for name in ("run", "align"):
+                    stack.enter_context(mock.patch.object(cupy_ops.CupyOps, name, getattr(Ops, name)))
+            yield cupy
+    finally:
+        forget()
         if before is None:
             del sys.modules["cupy"]
         else:
