@@ -131,7 +131,7 @@ def draw(row: Row, rng: Any, beside: str, dtype: Any = np.float64) -> Case:
     if "weights" in beside:
         weights["sample_weight"] = rng.random(n) + 0.5
     if "mask" in weights:
-        for x in guesses if isinstance(guesses, tuple) else (guesses,):
+        for x in outputs(guesses):
             x[weights["mask"] == 0] = np.nan
     return Case(guesses, truths, values.shape, weights)
 
@@ -149,36 +149,38 @@ with_dtypes = pytest.mark.parametrize(
 @with_dtypes
 def test_arrangements_agree(row: Row, beside: str, dtype: Any, backend: Any, rng: Any) -> None:
     case = draw(row, rng, beside, dtype)
-    in_lists = {name: split(value) for name, value in case.beside.items()}
+    # lists of labels are not copied: the order of a set, in which its labels are summed, is not that of its copy
+    listed, truths = frozen(split(case.guesses)), split(case.truths)
+    truths = frozen(truths) if numeric(case.truths) else truths
+    in_lists = frozen({name: split(value) for name, value in case.beside.items()})
     for reduction in REDUCTIONS:
         loss = row.make(reduction=reduction)
-        call = frozen((split(case.guesses), split(case.truths), in_lists))
-        grad, value = loss(call[0], call[1], **call[2])
-        assert_same(call[0], split(case.guesses))
+        grad, value = loss(listed, truths, **in_lists)
         expected = flattened(grad), flattened(value)
-        for x in grad if isinstance(grad, tuple) else (grad,):
-            assert all(part.dtype == dtype and part.base is not None for part in x), "views of one array"
-        assert_same(flattened(loss.get_grad(call[0], call[1], **call[2])), expected[0])
+        assert_same(listed, split(case.guesses))
+        for parts in outputs(grad):
+            assert all(part.dtype == dtype and part.base is not None for part in parts), "views of one array"
+        assert_same(flattened(loss.get_grad(listed, truths, **in_lists)), expected[0])
         for kind in ragged_types():
-            guesses = frozen(as_ragged(case.guesses, kind))
-            forms = [case.truths, split(case.truths)]
             in_ragged = {name: as_ragged(value, kind) for name, value in case.beside.items()}
+            forms = [case.truths, truths]
             if isinstance(case.truths, np.ndarray):
                 forms.append(as_ragged(case.truths, kind))
-                found = loss(call[0], forms[-1], **in_ragged)
+                found = loss(listed, forms[-1], **in_ragged)
                 assert_same((flattened(found[0]), flattened(found[1])), expected)
-                if (
-                    case.truths.ndim == 1 or case.truths.dtype.kind == "f" and len(case.values_shape) < 3
-                ):  # others are sets
-                    forms.append(case.truths.tolist())
-            for truths, masks in zip(forms, itertools.cycle([in_lists, case.beside, in_ragged])):
-                found = loss(guesses, truths, **masks)
+                rows = case.truths.dtype.kind == "f" and len(case.values_shape) < 3
+                forms += [case.truths.tolist()] if rows or case.truths.ndim == 1 else []  # lists of ids are sets
+            for form, masks in zip(forms, itertools.cycle([in_lists, case.beside, in_ragged])):
+                found = loss(frozen(as_ragged(case.guesses, kind)), form, **masks)
                 assert_same((flattened(found[0]), flattened(found[1])), expected)
-                for x in found[0] if isinstance(found[0], tuple) else (found[0],):
-                    assert type(x) is kind
-                    assert x.dataXd.dtype == dtype
+                assert all(type(x) is kind and x.dataXd.dtype == dtype for x in outputs(found[0]))
         if reduction not in ("batch_mean", "sequence_mean") and "Sequence" not in row.name:
             assert_same(loss(case.guesses, case.truths, **case.flat_beside), expected)
+
+
+def outputs(found: Any) -> tuple[Any, ...]:
+    """The gradients of all model outputs."""
+    return found if isinstance(found, tuple) else (found,)
 
 
 def numeric(truths: Any) -> bool:
@@ -202,7 +204,7 @@ def test_padded_is_as_good_as_a_list(row: Row, beside: str, dtype: Any, backend:
                 for loss in (Sequence(inner), shared) if truths is not None else ():
                     found, value = loss(frozen(padded), truths, **short)
                     assert_same((unpadded(found), unpadded(value) if reduction == "none" else value), expected)
-                    assert all(x.dtype == dtype for x in (found if isinstance(found, tuple) else (found,)))
+                    assert all(x.dtype == dtype for x in outputs(found))
         # a mask that leaves the rest out
         masks = {"mask": inside(), **{name: pad(value, 0) for name, value in case.beside.items()}}
         truths = None if case.truths is None else pad(case.truths, nonsense(case.truths))
@@ -252,7 +254,7 @@ def check_means(row: Row, loss: Any, call: Any, weights: dict[str, Any], n: int,
     if not row.coupled:
         total = row.make(reduction="sum").get_grad(*call, **weights)
         found = loss.get_grad(*call, **weights)
-        for slopes, whole in zip(*(x if isinstance(x, tuple) else (x,) for x in (found, total)), strict=True):
+        for slopes, whole in zip(outputs(found), outputs(total), strict=True):
             for i in range(n):
                 share = 1 / counts[i] / divisor if counts[i] else 0.0
                 assert_same(slopes[i], whole[i] * share, rtol=1e-12, atol=1e-17)
@@ -309,6 +311,7 @@ def test_each_sequence_has_the_same_say() -> None:
     rows = np.array([[1.0, 3.0, np.nan], [4.0, np.nan, np.nan]])
     assert loss.get_loss(rows, np.zeros((2, 3)), mask=np.isfinite(rows)) == (2 + 4) / 2
     assert loss.get_loss(np.array(3.0), np.array(0.0)) == 3.0
+    assert CrossEntropy(reduction="sequence_mean").get_loss(np.zeros(2), 1) == pytest.approx(np.log(2)), "one example"
     assert loss(rows, rows, mask=np.zeros((2, 1)))[1] == 0.0
     weighted = CrossEntropy(reduction="sequence_mean", class_weight=[1.0, 0.0])
     logits = [np.zeros((2, 2)), np.zeros((1, 2))]
@@ -383,7 +386,7 @@ def test_no_sequences_and_empty_sequences(row: Row, reduction: Any, backend: Any
     for guesses, truths in calls:
         grad, value = loss(guesses, truths)
         assert loss.get_state(guesses, truths).compute() == 0
-        for got, given in zip(*(x if isinstance(x, tuple) else (x,) for x in (grad, guesses)), strict=True):
+        for got, given in zip(outputs(grad), outputs(guesses), strict=True):
             assert type(got) is type(given)
             assert len(got) == len(given)
             if is_ragged(got):
