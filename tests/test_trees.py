@@ -42,6 +42,7 @@ CONTEXT: dict[Any, Any] = {
     0: "zero",
     None: "nothing",
     -1: "minus one",
+    "layers": types.SimpleNamespace(**{"0": types.SimpleNamespace(bias=3)}),
 }
 
 
@@ -76,6 +77,7 @@ CONTEXT: dict[Any, Any] = {
         ("größe", 1),
         ("[0]", "zero"),
         ("[-1]", "minus one"),
+        ("layers.0.bias", 3),
     ],
 )
 def test_what_lies_at_a_path(path: str, expected: Any) -> None:
@@ -99,7 +101,7 @@ def test_a_path_finds_the_object_itself() -> None:
         (
             "pred.logits",
             "Cannot find 'pred.logits': expected 'pred', got that the context is a dict with 'preds', 'batch', 'rows', "
-            "'items', 'größe', '0', 'None', '-1'; did you mean 'preds'?",
+            "'items', 'größe', '0', 'None', '-1', 'layers'; did you mean 'preds'?",
         ),
         (
             "batch.imgae",
@@ -145,6 +147,7 @@ def test_a_path_that_leads_nowhere_says_what_was_there(path: str, message: str) 
         (types.SimpleNamespace(), "the context is namespace()."),
         (types.SimpleNamespace(xs=1), "the context is namespace(xs=1) with xs; did you mean 'xs'?"),
         ({f"x{i}": i for i in range(30)}, "'x18', 'x19'; did you mean"),
+        (types.SimpleNamespace(**{f"y{i}": i for i in range(30)}), "y17, y18, y19."),
     ],
 )
 def test_what_was_there_of_small_and_large_contexts(context: Any, there: str) -> None:
@@ -192,8 +195,11 @@ def test_leaves_come_in_order_and_may_be_chosen() -> None:
     assert list(leaves(5)) == [5]
     is_leaf = lambda x: isinstance(x, list)  # noqa: E731
     assert list(leaves(tree, is_leaf)) == [[1, (2,)], 3]
-    assert tree_map(lambda x: x, tree, is_leaf=is_leaf) == tree
+    assert tree_map(repr, tree, is_leaf=is_leaf) == {"b": "[1, (2,)]", "a": Pair("3", {})}
     assert tree_map(lambda x, y: (x, y), [1], [2], is_leaf=is_leaf) == ([1], [2])
+    assert tree_map(lambda x, y: (x, y), {"a": 1}, {"a": [2]}, is_leaf=is_leaf) == {"a": (1, [2])}
+    with pytest.raises(ValueError, match="expected another like 1, got a tuple of 1"):
+        tree_map(lambda x, y: (x, y), {"a": 1}, {"a": (2,)}, is_leaf=is_leaf)
 
 
 @pytest.mark.parametrize(
