@@ -496,7 +496,7 @@ PICTURES: dict[str, Picture] = {
 
 LIBRARIES = {
     "torch": "PyTorch", "torchvision": "torchvision", "keras": "Keras", "optax": "Optax", "sklearn": "scikit-learn",
-    "thinc": "Thinc",
+    "thinc": "Thinc", "kauldron": "Kauldron",
 }  # fmt: skip
 
 TWINS: dict[str, dict[str, str]] = {
@@ -505,17 +505,20 @@ TWINS: dict[str, dict[str, str]] = {
         "keras.losses.MeanSquaredError": "",
         "optax.losses.squared_error": "",
         "sklearn.metrics.mean_squared_error": "",
+        "kauldron.losses.L2": "",
     },
     "Huber": {
         "torch.nn.HuberLoss": "",
         "keras.losses.Huber": "",
         "optax.losses.huber_loss": "",
         "sklearn.linear_model.SGDRegressor": '`loss="huber"`, where `epsilon` is delta',
+        "kauldron.losses.Huber": "",
     },
     "MeanAbsoluteError": {
         "torch.nn.L1Loss": "",
         "keras.losses.MeanAbsoluteError": "",
         "sklearn.metrics.mean_absolute_error": "",
+        "kauldron.losses.L1": "",
     },
     "SmoothL1": {"torch.nn.SmoothL1Loss": ""},
     "Quantile": {
@@ -531,6 +534,7 @@ TWINS: dict[str, dict[str, str]] = {
         "torch.nn.BCEWithLogitsLoss": "",
         "keras.losses.BinaryCrossentropy": "`from_logits=True`",
         "optax.losses.sigmoid_binary_cross_entropy": "",
+        "kauldron.losses.SigmoidBinaryCrossEntropy": "",
     },
     "BinaryCrossEntropy": {
         "torch.nn.BCELoss": "",
@@ -554,6 +558,8 @@ TWINS: dict[str, dict[str, str]] = {
         "keras.losses.SparseCategoricalCrossentropy": "`from_logits=True`, for ids",
         "optax.losses.softmax_cross_entropy": "for rows of probabilities",
         "optax.losses.softmax_cross_entropy_with_integer_labels": "for ids",
+        "kauldron.losses.SoftmaxCrossEntropy": "for rows of probabilities; classes on the last axis",
+        "kauldron.losses.SoftmaxCrossEntropyWithIntLabels": "for ids; classes on the last axis",
     },
     "LinearCrossEntropy": {"torch.nn.functional.linear_cross_entropy": "without `softcap` and `z_loss`"},
     "NLL": {"torch.nn.NLLLoss": ""},
@@ -572,6 +578,11 @@ TWINS: dict[str, dict[str, str]] = {
         "torch.nn.CosineSimilarity": "",
         "keras.losses.CosineSimilarity": "the negative",
         "optax.losses.cosine_similarity": "",
+    },
+    "NegativeCosineSimilarity": {
+        "kauldron.losses.NegativeCosineSimilarity": "",
+        "keras.losses.CosineSimilarity": "epsilon is a least length",
+        "optax.losses.cosine_similarity": "the negative; epsilon is a least length",
     },
     "PairwiseDistance": {
         "torch.nn.PairwiseDistance": "",
@@ -599,6 +610,8 @@ TWINS: dict[str, dict[str, str]] = {
         "keras.losses.SparseCategoricalCrossentropy": "for ids; clips guesses",
         "sklearn.metrics.log_loss": "clips guesses",
     },
+    "Value": {"kauldron.losses.Value": ""},
+    "AbsoluteValue": {"kauldron.losses.AbsoluteValue": ""},
 }
 """What has the same values in other libraries, and what differs, if anything does."""
 
