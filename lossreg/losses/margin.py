@@ -126,7 +126,7 @@ class MultiMargin(RowLoss, NameOptions):
 
 
 AT_ONCE = 8
-"""How many labels a pass of MultiLabelMargin takes."""
+"""How many labels a pass of MultiLabelMargin takes: a power of 2."""
 
 
 @register("MultiLabelMargin.v1", alias="multilabel")
@@ -156,8 +156,7 @@ class MultiLabelMargin(RowLoss, NameOptions):
         targets, xp, asarray = self.labels.read_multi(batch, truths), batch.ops.xp, batch.ops.asarray
         indptr: Any = targets.indptr
         counts = np.diff(indptr)
-        most = counts.max(initial=0)
-        width = next(n for n in (1, 2, 4, *range(AT_ONCE, batch.columns + AT_ONCE, AT_ONCE)) if n >= most)
+        width = 1 << max(int(counts.max(initial=0)) - 1, 0).bit_length()  # few widths: few kernels to compile
         ids = xp.zeros((len(counts), width), np.int64)
         place = np.arange(indptr[-1]) - np.repeat(indptr[:-1], counts)
         ids[asarray(np.repeat(np.arange(len(counts)), counts)), asarray(place)] = targets.ids
@@ -189,16 +188,16 @@ class MultiLabelMargin(RowLoss, NameOptions):
         if ids.shape[1] <= AT_ONCE:
             return super().compute(batch, truths, weights, wanted, out)
         xp = batch.ops.xp
-        slope = None if out is None else xp.zeros(out[0].shape, compute_dtype(out[0].dtype))
+        slope: Any = None if out is None else xp.zeros(out[0].shape, compute_dtype(out[0].dtype))
         values: Any = None
         total: Any = 0.0
         for start in range(0, ids.shape[1], AT_ONCE):
             some = replace(truths, targets=(members, count - start, ids[:, start:]))
-            part = None if slope is None else [xp.empty_like(slope)]
+            part = None if out is None else [xp.empty_like(slope)]
             found, add = super().compute(batch, some, weights, wanted, part)
             values = found if values is None else values + found
             total = total + add if wanted.total else None
-            if slope is not None and part is not None:
+            if part is not None:
                 slope += part[0]
         if out is not None:
             out[0][...] = slope
