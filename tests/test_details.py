@@ -1010,7 +1010,7 @@ def test_margins_of_many_labels(most: int, dtype: Any, backend: Any, rng: Any) -
     assert_same(loss.get_values(x, sets), values.astype(dtype), rtol=rtol)
 
 
-@pytest.mark.parametrize("total, fits", [(0.5, False), (0.985, False), (0.995, True), (1.005, True), (1.015, False), (1.5, False)])  # fmt: skip
+@pytest.mark.parametrize("total, fits", [(0.5, False), (0.985, False), (0.995, True), (1.005, True), (1.015, False), (1.3, False)])  # fmt: skip
 def test_rows_of_a_softmax_sum_to_one(total: float, fits: bool) -> None:
     """Within 0.01, where the gradient is that in the logits under it."""
     rows = np.array([[0.5, 0.5], [0.75 * total, 0.25 * total]])
