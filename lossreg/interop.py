@@ -14,7 +14,7 @@ import numpy as np
 from .checks import describe, fail
 from .ops import Array, get_ops
 
-__all__ = ["foreign_arrays", "like"]
+__all__ = ["arrays_in", "foreign_arrays", "is_foreign", "like"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Result = TypeVar("Result")
@@ -45,12 +45,12 @@ def foreign_arrays(method: Method) -> Method:
         if named:
             arguments = parameters.bind(self, *arguments, **named).args[1:]
         for x in arguments:
-            if type(x) not in _PLAIN and _is_foreign(x):
+            if type(x) not in _PLAIN and is_foreign(x):
                 break
         else:
             return method(self, *arguments)
         visit = _Visit(type(self).__name__)
-        first = next(_arrays(arguments[0]), None)
+        first = next(arrays_in(arguments[0]), None)
         with _library(type(first)).scope(first) if _kind(type(first)) == "foreign" else contextlib.nullcontext():
             inside = [visit.inside(x, name) for x, name in zip(arguments, names, strict=False)]
             return visit.outside(method(self, *inside), first)
@@ -60,9 +60,38 @@ def foreign_arrays(method: Method) -> Method:
 
 def like(guesses: Any, loss: Any) -> Any:
     """A loss on a device as an array of the guesses' library; anything else as it is."""
-    if type(loss) is float or not _is_array(loss) or not _is_foreign(guesses):
+    if type(loss) is float or not _is_array(loss) or not is_foreign(guesses):
         return loss
-    return _Visit("").outside(loss, next(_arrays(guesses)))
+    return _Visit("").outside(loss, next(arrays_in(guesses)))
+
+
+def is_foreign(value: Any) -> bool:
+    """Whether a value is an array of another library, or holds one."""
+    kind = _kind(type(value))
+    if kind in ("leaf", "foreign"):
+        return kind == "foreign"
+    if kind == "ragged":
+        return is_foreign(value.dataXd) or is_foreign(value.lengths)
+    if isinstance(value, Mapping):
+        return any(map(is_foreign, value.values()))
+    if not value or type(value[0]) in _LABELS:
+        return False
+    others = set(map(type, value)) - _PLAIN
+    if others == {list} and {type(x[0]) for x in value if type(x) is list and x} <= _LABELS:
+        return False
+    return any(is_foreign(x) for x in value if type(x) in others)
+
+
+def arrays_in(value: Any) -> Iterator[Any]:
+    """The arrays that a value holds, ours and theirs."""
+    kind = _kind(type(value))
+    if kind == "ragged":
+        yield value.dataXd
+    elif kind == "tree":
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from arrays_in(part)
+    elif kind == "foreign" or _is_array(value):
+        yield value
 
 
 class _Visit:
@@ -78,7 +107,7 @@ class _Visit:
     def inside(self, value: Any, what: str) -> Any:
         """Arguments with our arrays in the places of theirs."""
         kind = _kind(type(value))
-        if kind == "leaf" or not _is_foreign(value):
+        if kind == "leaf" or not is_foreign(value):
             return value
         if kind == "foreign":
             if id(value) not in self.ours:
@@ -239,35 +268,6 @@ def _library(cls: type) -> _DLPack:
 def _is_array(value: Any) -> bool:
     """Whether a value is an array of NumPy or CuPy."""
     return isinstance(value, np.ndarray) or _root(type(value)) == "cupy"
-
-
-def _is_foreign(value: Any) -> bool:
-    """Whether a value is an array of another library, or holds one."""
-    kind = _kind(type(value))
-    if kind in ("leaf", "foreign"):
-        return kind == "foreign"
-    if kind == "ragged":
-        return _is_foreign(value.dataXd) or _is_foreign(value.lengths)
-    if isinstance(value, Mapping):
-        return any(map(_is_foreign, value.values()))
-    if not value or type(value[0]) in _LABELS:
-        return False
-    others = set(map(type, value)) - _PLAIN
-    if others == {list} and {type(x[0]) for x in value if type(x) is list and x} <= _LABELS:
-        return False
-    return any(_is_foreign(x) for x in value if type(x) in others)
-
-
-def _arrays(value: Any) -> Iterator[Any]:
-    """The arrays that a value holds, ours and theirs."""
-    kind = _kind(type(value))
-    if kind == "ragged":
-        yield value.dataXd
-    elif kind == "tree":
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _arrays(part)
-    elif kind == "foreign" or _is_array(value):
-        yield value
 
 
 def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:

@@ -1,0 +1,35 @@
+"""What the forms of calculators for PyTorch and JAX share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .base import ReducedLoss
+from .terms import ContextLoss
+
+__all__ = ["check_differentiable"]
+
+
+def check_differentiable(loss: Any) -> None:
+    """Raise unless the gradients of a calculator, or of the terms of a sum, are those of its loss in its guesses.
+
+    What differentiates the model itself goes on from there by the chain rule, and would do so with anything.
+    """
+    if isinstance(loss, ContextLoss):
+        for term in loss._all():
+            check_differentiable(term.loss)
+        return
+    name = type(loss).__name__
+    if not isinstance(loss, ReducedLoss):
+        raise TypeError(
+            f"Cannot differentiate {name}: expected a calculator whose gradient is that of its loss, "
+            "which is so for all but Thinc's own."
+        )
+    inner = getattr(loss, "inner", loss)
+    if inner.unscaled:
+        raise ValueError(f"Cannot differentiate {name}: expected one that returns its loss, got per_token=True.")
+    if getattr(inner, "wrt", None) == "logits":
+        raise ValueError(
+            f"Cannot differentiate {name}: expected the gradient with respect to the guesses themselves, "
+            "got wrt='logits', which is behind a softmax that is differentiated once more."
+        )
