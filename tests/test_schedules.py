@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 import math
@@ -142,6 +143,14 @@ def test_thincs_schedules_are_weights(rng: Any) -> None:
 def test_numbers_in_a_row_are_constant_before_and_after() -> None:
     one = term(iter([5.0, 6.0, 7.0]))
     assert [one.get_weight(step) for step in (-3, 2.9, 1, 0, -1, 99, 10**12)] == [5.0, 7.0, 6.0, 5.0, 5.0, 7.0, 7.0]
+
+
+def test_no_more_numbers_are_drawn_than_are_asked_for() -> None:
+    numbers = itertools.count()
+    one = term(numbers)
+    for step, drawn in ((0, 1), (3, 4), (3, 4), (1, 4), (7, 8)):
+        assert one.get_weight(step) == step
+        assert next(copy.copy(numbers)) == drawn
 
 
 def test_in_a_context_the_step_lies_at_a_path() -> None:

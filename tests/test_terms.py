@@ -314,6 +314,8 @@ def test_states_of_sums_merge_term_by_term(rng: Any) -> None:
         assert merged.per_term()[name] == alone.compute()
         assert merged.tree[name].parent == loss.terms[name]
     assert loss.empty().compute() == 0
+    for state in (loss.empty(), states[0], loss.get_state_and_grad(contexts[0])[0]):
+        assert state.parent is loss
     assert set(loss.empty().per_term()) == {"digit", "even", "decay"}
     assert (WeightedSumState.empty().compute(), WeightedSumState.empty().per_term()) == (0, {})
     assert WeightedSumState.empty().scale({}) == {}
