@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from .base import ReducedLoss
 from .terms import ContextLoss
+from .trees import tree_map
 
-__all__ = ["check_differentiable"]
+__all__ = ["check_differentiable", "filled", "leaves_of"]
 
 
 def check_differentiable(loss: Any) -> None:
@@ -33,3 +35,16 @@ def check_differentiable(loss: Any) -> None:
             f"Cannot differentiate {name}: expected the gradient with respect to the guesses themselves, "
             "got wrt='logits', which is behind a softmax that is differentiated once more."
         )
+
+
+def leaves_of(tree: Any) -> list[Any]:
+    """The arrays of guesses, gradients or values, in order; those of a Ragged are its data."""
+    found: list[Any] = []
+    tree_map(lambda x: found.append(x) or x, tree)  # type: ignore[func-returns-value]
+    return found
+
+
+def filled(tree: Any, leaves: Iterable[Any]) -> Any:
+    """Other arrays in the same arrangement."""
+    rest = iter(leaves)
+    return tree_map(lambda x: next(rest), tree)

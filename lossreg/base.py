@@ -182,6 +182,11 @@ class ReducedLoss(Loss):
         """The reduction that decides the divisor."""
         return self.reduction
 
+    def _values_like(self, guesses: Any) -> Any:
+        """Zeros that are arranged as the values are."""
+        batch = self.read_guesses(guesses)
+        return batch.split(batch.ops.xp.zeros(batch.values_shape, batch.arrays[0].dtype))
+
     # The pipeline
 
     def _wanted(self, grad: bool = False) -> Wanted:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .autodiff import check_differentiable
+from .autodiff import check_differentiable, filled, leaves_of
 from .base import ReducedLoss, Wanted
 from .checks import describe, fail
 from .interop import arrays_in, is_foreign
@@ -96,21 +96,21 @@ class _Call:
         if not self.loss._wanted().values:
             return (self.tensor(loss),)
         self.values = tree_map(lambda x: x.detach(), loss)  # whoever keeps this call keeps no graph
-        return tuple(_leaves(loss))
+        return tuple(leaves_of(loss))
 
     def get_loss_and_grads(self) -> tuple[Any, list[Any]]:
         """A tensor, and the gradient of each guess."""
         grads, loss = self.loss(self.guesses, self.truths, mask=self.mask, sample_weight=self.sample_weight)
-        return self.tensor(loss), _leaves(grads)
+        return self.tensor(loss), leaves_of(grads)
 
     def get_grads_of_values(self, slopes: tuple[Any, ...]) -> list[Any]:
         """The gradient of each guess, from slopes with respect to the values."""
-        d_values = _filled(self.values, slopes)
-        return _leaves(self.loss._run(*self.inputs, None, Wanted(grad=True), d_values)[2])
+        d_values = filled(self.values, slopes)
+        return leaves_of(self.loss._run(*self.inputs, None, Wanted(grad=True), d_values)[2])
 
     def tensor(self, loss: Any) -> Any:
         """A loss in the dtype of the guesses."""
-        first = _leaves(self.guesses)[0]
+        first = leaves_of(self.guesses)[0]
         dtype = first.dtype if first.is_floating_point() else torch.float64
         return torch.as_tensor(loss, dtype=dtype, device=first.device)
 
@@ -174,7 +174,7 @@ def _differentiable(loss: ReducedLoss, guesses: Any, truths: Any, mask: Any, sam
         found = _Calculation.apply(call, *tensors)
     else:
         found = call.get_loss()
-    return found[0] if call.values is None else _filled(call.values, found)
+    return found[0] if call.values is None else filled(call.values, found)
 
 
 def _tensors_in(*values: Any) -> Iterator[Any]:
@@ -182,16 +182,3 @@ def _tensors_in(*values: Any) -> Iterator[Any]:
     for value in values:
         if is_foreign(value):
             yield from (x for x in arrays_in(value) if isinstance(x, torch.Tensor))
-
-
-def _leaves(tree: Any) -> list[Any]:
-    """The tensors of guesses, gradients or values."""
-    found: list[Any] = []
-    tree_map(lambda x: found.append(x) or x, tree)  # type: ignore[func-returns-value]
-    return found
-
-
-def _filled(tree: Any, leaves: Iterable[Any]) -> Any:
-    """Other tensors in the same arrangement."""
-    rest = iter(leaves)
-    return tree_map(lambda x: next(rest), tree)

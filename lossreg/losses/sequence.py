@@ -98,6 +98,15 @@ class Sequence(ReducedLoss):
     def _unreduced(self) -> ReducedLoss:
         return Sequence(self.calculator._unreduced)
 
+    def _values_like(self, guesses: Any) -> Any:
+        outputs = guesses if isinstance(guesses, tuple) else (guesses,)
+        if any(isinstance(x, list) or is_ragged(x) for x in outputs):
+            return self.calculator._values_like(guesses)
+        batch = Batch.read(type(self).__name__, guesses, self.inputs, "elements")
+        padding = self._padding(batch, {})
+        flat = tuple([padding.ragged(x) for x in batch.arrays])
+        return padding.padded(self.calculator._values_like(flat if batch.is_tuple else flat[0]).data)
+
     def _wanted(self, grad: bool = False) -> Wanted:
         return self.calculator._wanted(grad)
 

@@ -1,0 +1,191 @@
+"""Calculators as JAX functions: `as_function(loss)` gives losses for `jax.grad`, `jax.jit` and `jax.vmap`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from .autodiff import check_differentiable, filled, leaves_of
+from .base import ReducedLoss, Wanted
+from .checks import fail
+from .ops.base import is_half
+from .ragged import Ragged, is_ragged
+from .terms import ContextLoss
+from .trees import tree_map
+
+try:
+    import jax
+except ImportError as error:
+    raise ImportError("JAX is not installed: python -m pip install jax") from error
+
+__all__ = ["as_function"]
+
+jax.tree_util.register_dataclass(Ragged, ["data", "lengths"], [])
+
+
+def as_function(loss: ReducedLoss | ContextLoss) -> Callable[..., Any]:
+    """A calculator as a function of JAX arrays: `function(guesses, truths, mask=None, sample_weight=None)`.
+
+    It returns the loss in the dtype of the guesses, or the values where nothing is reduced; for half precision both are
+    float32. Gradients go to all guesses, and to nothing else: truths, mask and weights that are differentiated are
+    refused. They are calculated together with the loss, and not where nobody wants them; those of values, which depend
+    on what comes after, on the way back. There is no second derivative.
+    What is no JAX array, such as a list of names, is a constant. The calculator runs on the host, inside `jax.jit` too,
+    and under `jax.vmap` once for each entry. Of a `Term` or a `WeightedSum`, the function takes a context.
+    Errors: TypeError or ValueError for a calculator whose gradient is not that of its loss in its guesses: Thinc's
+    own, wrt="logits", per_token.
+    """
+    check_differentiable(loss)
+
+    def function(guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None) -> Any:
+        """The loss, or the values."""
+        assert isinstance(loss, ReducedLoss)
+        return _Call(loss, guesses, truths, mask, sample_weight).result()
+
+    def function_of_context(context: Any) -> Any:
+        """The sum of the terms' losses."""
+        assert isinstance(loss, ContextLoss)
+        terms = ((term._weight_in(context), _Call(term.calculator, *term._inputs(context))) for term in loss._all())
+        return sum(weight * call.result() for weight, call in terms)
+
+    return function_of_context if isinstance(loss, ContextLoss) else function
+
+
+class _Call:
+    """One call of a calculator: JAX arrays in a row, and everything else as constants."""
+
+    def __init__(self, loss: ReducedLoss, guesses: Any, *beside: Any) -> None:
+        self.loss, self.guesses = loss, tree_map(_wide, guesses)
+        leaves, self.tree = jax.tree.flatten((self.guesses, *beside))
+        self.places = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array)]
+        self.arrays = [leaves[i] for i in self.places]
+        self.constants = [None if isinstance(x, jax.Array) else x for x in leaves]
+        inside = len(jax.tree.leaves(self.guesses))
+        self.differentiable = [k for k, i in enumerate(self.places) if i < inside and _is_floating(leaves[i])]
+        """Which of the arrays have gradients."""
+        first = leaves_of(self.guesses)[0]
+        dtype = jax.numpy.result_type(first if _is_floating(first) else float)
+        self.values = None
+        """How the values are arranged, if nothing is reduced."""
+        if loss._wanted().values:
+            self.values = loss._values_like(tree_map(_shaped, self.guesses, is_leaf=is_ragged))
+        self.shapes = [jax.ShapeDtypeStruct(np.shape(x), dtype) for x in leaves_of(0.0 if self.values is None else self.values)]
+
+    def result(self) -> Any:
+        """The loss, or the values, as a function that JAX can differentiate."""
+
+        @jax.custom_vjp  # type: ignore[untyped-decorator]
+        def calculation(*arrays: Any) -> Any:
+            return _on_host(self.get_loss, self.shapes, arrays)
+
+        def forward(*given: Any) -> Any:
+            arrays = [x.value for x in given]
+            if any(x.perturbed and _is_floating(x.value) for k, x in enumerate(given) if k not in self.differentiable):
+                expected = "without a gradient (jax.lax.stop_gradient)"
+                name = type(self.loss).__name__
+                raise fail(name, "truths, mask and sample_weight", expected, "what is differentiated")
+            if self.values is not None:
+                return _on_host(self.get_loss, self.shapes, arrays), arrays
+            loss, *grads = _on_host(self.get_loss_and_grads, self.shapes + self.shapes_of_grads, arrays)
+            return [loss], grads
+
+        def backward(kept: Any, slopes: Any) -> Any:
+            slopes = [jax.numpy.zeros(x.shape, x.dtype) if _is_zero(x) else x for x in slopes]
+            if self.values is not None:
+                kept = _on_host(self.get_grads_of_values, self.shapes_of_grads, [*kept, *slopes])
+                slopes = [1]
+            gradients: list[Any] = [None] * len(self.arrays)
+            for k, grad in zip(self.differentiable, kept):
+                gradients[k] = grad * slopes[0]
+            return tuple(gradients)
+
+        calculation.defvjp(forward, backward, symbolic_zeros=True)
+        found = calculation(*self.arrays)
+        return found[0] if self.values is None else self.arranged(found, self.guesses)
+
+    @property
+    def shapes_of_grads(self) -> list[Any]:
+        """Those of the arrays that have gradients."""
+        return [jax.ShapeDtypeStruct(self.arrays[k].shape, self.arrays[k].dtype) for k in self.differentiable]
+
+    def arranged(self, values: Iterable[Any], guesses: Any) -> Any:
+        """Values as the calculator arranges them."""
+        tree = filled(self.values, values)
+        first = guesses[0] if isinstance(guesses, tuple) else guesses
+        return type(tree)(tree.dataXd, first.lengths) if is_ragged(tree) else tree
+
+    # On the host, with NumPy arrays
+
+    def inputs(self, arrays: Sequence[Any]) -> Any:
+        """(guesses, truths, mask, sample_weight)."""
+        leaves = list(self.constants)
+        for i, x in zip(self.places, arrays):
+            leaves[i] = np.asarray(x)
+        return jax.tree.unflatten(self.tree, leaves)
+
+    def get_loss(self, *arrays: Any) -> list[Any]:
+        """The loss, or the values."""
+        guesses, truths, mask, weight = self.inputs(arrays)
+        return leaves_of(self.loss.get_loss(guesses, truths, mask=mask, sample_weight=weight))
+
+    def get_loss_and_grads(self, *arrays: Any) -> list[Any]:
+        """The loss, and the gradients of the arrays that have one."""
+        guesses, truths, mask, weight = self.inputs(arrays)
+        grads, loss = self.loss(guesses, truths, mask=mask, sample_weight=weight)
+        return [loss, *self.chosen(grads)]
+
+    def get_grads_of_values(self, *arrays: Any) -> list[Any]:
+        """These gradients, from the slopes with respect to the values behind the arrays."""
+        n = len(self.arrays)
+        guesses, truths, mask, weight = self.inputs(arrays[:n])
+        d_values = self.arranged(map(np.asarray, arrays[n:]), guesses)
+        return self.chosen(self.loss._run(guesses, truths, mask, weight, None, Wanted(grad=True), d_values)[2])
+
+    def chosen(self, grads: Any) -> list[Any]:
+        leaves = jax.tree.leaves(grads)
+        return [leaves[self.places[k]] for k in self.differentiable]
+
+
+def _on_host(function: Callable[..., list[Any]], shapes: list[Any], arrays: Sequence[Any]) -> Any:
+    """What a function of NumPy arrays returns, as JAX arrays: at once, or where they are known."""
+
+    def cast(*arrays: Any) -> list[Any]:
+        return [np.asarray(x, shape.dtype) for x, shape in zip(function(*arrays), shapes, strict=True)]
+
+    @jax.custom_jvp  # type: ignore[untyped-decorator]
+    def results(*arrays: Any) -> Any:
+        if any(isinstance(x, jax.core.Tracer) for x in arrays):
+            return jax.pure_callback(cast, shapes, *arrays, vmap_method="sequential")
+        return [jax.numpy.asarray(x) for x in cast(*arrays)]
+
+    results.defjvp(_no_derivative)
+    return results(*arrays)
+
+
+def _no_derivative(primals: Any, tangents: Any) -> NoReturn:
+    raise TypeError("Cannot differentiate the gradient of a lossreg calculator: it has no second derivative.")
+
+
+def _wide(x: Any) -> Any:
+    return x.astype(np.float32) if isinstance(x, jax.Array) and is_half(x.dtype) else x
+
+
+def _shaped(x: Any) -> Any:
+    """NumPy arrays of the same shapes and dtypes."""
+    if not is_ragged(x):
+        return np.broadcast_to(np.zeros((), x.dtype), x.shape)
+    lengths = x.lengths
+    if isinstance(lengths, jax.core.Tracer):  # others will do as well
+        lengths = np.zeros(lengths.shape, int)
+        lengths[:1] = len(x.dataXd)
+    return type(x)(_shaped(x.dataXd), lengths)
+
+
+def _is_floating(x: Any) -> bool:
+    return bool(jax.numpy.issubdtype(jax.numpy.result_type(x), np.floating))
+
+
+def _is_zero(x: Any) -> bool:
+    return isinstance(x, jax.custom_derivatives.SymbolicZero)
