@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
+import devices
 import numpy as np
 import pytest
+import standin_cupy
 
 import lossreg
 from lossreg.ops import NumpyOps, Ops, get_ops
@@ -24,10 +28,26 @@ if importlib.util.find_spec("llvmlite"):
     BACKENDS["numba"] = get_ops("numba")
 
 
-@pytest.fixture(params=list(BACKENDS))
+on_a_device = pytest.param("cupy", marks=pytest.mark.gpu)
+
+
+@pytest.fixture(params=[*BACKENDS, on_a_device])
 def backend(request: pytest.FixtureRequest) -> Any:
-    with lossreg.use_ops(BACKENDS[request.param]) as ops, np.errstate(all="ignore"):
-        yield ops
+    with contextlib.ExitStack() as stack:
+        ops = BACKENDS.get(request.param)
+        if ops is None:
+            stack.enter_context(devices.device())
+            ops = devices.HostedOps(get_ops("cupy"))
+        stack.enter_context(np.errstate(all="ignore"))
+        yield stack.enter_context(lossreg.use_ops(ops))
+
+
+@pytest.fixture(params=["stand-in", on_a_device])
+def cupy(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """CuPy, or what stands in for it."""
+    where = standin_cupy.installed() if request.param == "stand-in" else devices.device()
+    with where as module, np.errstate(all="ignore"):
+        yield module
 
 
 @pytest.fixture

@@ -169,18 +169,20 @@ class RawKernel:
         self.launch(grid[0], block[0], arguments)
 
 
-def module() -> types.ModuleType:
-    """The stand-in as a module named cupy; it offers the functions that cupy and NumPy share."""
+class Cupy(types.ModuleType):
+    """The stand-in as a module; it offers the functions that cupy and NumPy share."""
 
-    class Cupy(types.ModuleType):
-        def __getattr__(self, name: str) -> Any:
-            if name.startswith("__"):
-                raise AttributeError(name)
-            function = getattr(np, name)
-            if not callable(function) or isinstance(function, type):
-                return function
-            return lambda *args, **kwargs: wrap(function(*unwrap(args), **{k: unwrap(v) for k, v in kwargs.items()}))
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        function = getattr(np, name)
+        if not callable(function) or isinstance(function, type):
+            return function
+        return lambda *args, **kwargs: wrap(function(*unwrap(args), **{k: unwrap(v) for k, v in kwargs.items()}))
 
+
+def module() -> Cupy:
+    """The stand-in as a module named cupy."""
     cupy = Cupy("cupy")
     norm = lambda x, **kwargs: wrap(np.linalg.norm(unwrap(x), **kwargs))  # noqa: E731
     vars(cupy).update(

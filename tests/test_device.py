@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import standin_cupy
+from devices import to_device, to_host
 from support import assert_same, count, each, item_mask, leaves
 from table import ROWS, TRUE_ROWS, Row
 
 import lossreg
 from lossreg.losses import linear
-
-
-@pytest.fixture
-def cupy() -> Iterator[Any]:
-    with standin_cupy.installed() as module, np.errstate(all="ignore"):
-        yield module
-
-
-def to_device(cupy: Any, tree: Any) -> Any:
-    if isinstance(tree, (tuple, list)) and any(isinstance(leaf, np.ndarray) for leaf in leaves(tree)):
-        return type(tree)(to_device(cupy, part) for part in tree)
-    if isinstance(tree, np.ndarray) and tree.dtype.kind in "fiub":
-        return cupy.asarray(tree)
-    return tree
-
-
-def to_host(tree: Any) -> Any:
-    with standin_cupy.allow_reading():
-        return each(lambda x: x.get() if hasattr(x, "get") else x, tree)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
@@ -115,8 +96,9 @@ def test_a_linear_layer_stays_on_the_device(
 def test_full_validation_reads_once_and_says_what_is_wrong(cupy: Any) -> None:
     loss = lossreg.CategoricalCrossentropy_v4(validate="full", wrt="probs")
     probs = np.array([[0.5, 0.5], [1.5, 0.0]])
-    with pytest.raises(standin_cupy.WaitedForDeviceError):
-        loss(cupy.asarray(probs), cupy.asarray(np.array([0, 1])))
+    if isinstance(cupy, standin_cupy.Cupy):
+        with pytest.raises(standin_cupy.WaitedForDeviceError):
+            loss(cupy.asarray(probs), cupy.asarray(np.array([0, 1])))
     with standin_cupy.allow_reading():
         with pytest.raises(ValueError, match=r"got 1\.5 in row 1, column 0"):
             loss(cupy.asarray(probs), cupy.asarray(np.array([0, 1])))
