@@ -1020,3 +1020,10 @@ def test_rows_of_a_softmax_sum_to_one(total: float, fits: bool) -> None:
     else:
         with pytest.raises(ValueError, match="row 1"):
             make("CategoricalCrossentropy.v4")(rows, [0, 1])
+
+
+@pytest.mark.parametrize("guess, truth, options", [(0.5, -0.01, {}), (-0.01, 0.5, {"log_input": False})])
+def test_rates_and_counts_begin_at_zero(guess: float, truth: float, options: dict[str, Any]) -> None:
+    make("PoissonNLL.v1", **options)(np.array([max(guess, 0.0)]), np.array([max(truth, 0.0)]))
+    with pytest.raises(ValueError, match=r"at least 0, got -0\.01 in row 0"):
+        make("PoissonNLL.v1", **options)(np.array([guess]), np.array([truth]))
