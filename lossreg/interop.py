@@ -102,18 +102,16 @@ class _Visit:
         self.ours: dict[int, Any] = {}
         """The array for each of theirs, by id."""
         self.theirs: dict[int, Any] = {}
-        """What came in for each of ours, by id."""
+        """What came in, for what the method gets, by the id of that."""
 
     def inside(self, value: Any, what: str) -> Any:
         """Arguments with our arrays in the places of theirs."""
-        kind = _kind(type(value))
-        if kind == "leaf" or not is_foreign(value):
+        if not is_foreign(value):
+            self.theirs[id(value)] = value
             return value
+        kind = _kind(type(value))
         if kind == "foreign":
-            if id(value) not in self.ours:
-                array = self._read(value, what)
-                self.ours[id(value)], self.theirs[id(array)] = array, value
-            return self.ours[id(value)]
+            return self._read(value, what)
         if kind == "ragged":
             return type(value)(self.inside(value.dataXd, what), self.inside(value.lengths, what))
         return _mapped(lambda x: self.inside(x, what), value)
@@ -133,11 +131,14 @@ class _Visit:
         library = _library(type(value))
         if what == "out" and not library.mutable:
             raise fail(self.name, what, "to be writable", f"{describe(value)} of {library.name}, whose arrays are not")
-        try:
-            return library.read(value)
-        except (TypeError, ValueError, RuntimeError, BufferError) as error:
-            why = str(error).partition("\n")[0].rstrip(".")
-            raise fail(self.name, what, "to be shared with NumPy or CuPy", f"{describe(value)} ({why})") from error
+        if id(value) not in self.ours:
+            try:
+                array = library.read(value)
+            except (TypeError, ValueError, RuntimeError, BufferError) as error:
+                why = str(error).partition("\n")[0].rstrip(".")
+                raise fail(self.name, what, "to be shared with NumPy or CuPy", f"{describe(value)} ({why})") from error
+            self.ours[id(value)], self.theirs[id(array)] = array, value
+        return self.ours[id(value)]
 
 
 class _DLPack:
@@ -160,7 +161,10 @@ class _DLPack:
     def wrap(self, array: Array, first: Any) -> Any:
         """Our array as theirs, on the device of `first`."""
         own = hasattr(first, "__array_namespace__")
-        return (first.__array_namespace__() if own else sys.modules[self.name]).from_dlpack(array)
+        namespace = first.__array_namespace__() if own else sys.modules[self.name]
+        if not hasattr(namespace, "from_dlpack"):
+            raise TypeError(f"Cannot return arrays of {self.name}: expected a namespace with from_dlpack, got none.")
+        return namespace.from_dlpack(array)
 
     def scope(self, first: Any) -> contextlib.AbstractContextManager[Any]:
         """Where CuPy computes."""
