@@ -96,9 +96,7 @@ class Labels:
             raise fail(self.name, "one name for each class", f"of guesses, {classes}", f"{len(self.names)} names")
         if batch.lengths is not None:
             truths, flat = batch.unpack("truths", truths)
-            if not flat:
-                joined = _concatenated(batch, truths)
-                truths = [row for part in truths for row in part] if joined is None else joined
+            truths = truths if flat else [row for part in truths for row in part]
         elif len(batch.shape) == 1 and not isinstance(truths, (str, int)) and truths is not None:
             truths = [truths]
         kept = None if batch.kept is None or batch.ops.on_device else batch.kept.reshape(n)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 import pickle
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import standin_cupy
+from devices import to_device, to_host
 from support import assert_same, frozen
 from table import ROWS, TRUE_ROWS, Row
-from test_device import to_device, to_host
 
 import lossreg
 from lossreg import CTC, ConfigError, CrossEntropy, Huber, InfoNCE, LinearCrossEntropy, Ragged, Sequence, registry
@@ -735,12 +734,6 @@ def test_padded_batches_that_do_not_fit(inner: Any, guesses: Any, truths: Any, b
 # 8. Devices
 
 
-@pytest.fixture
-def cupy() -> Iterator[Any]:
-    with standin_cupy.installed() as module, np.errstate(all="ignore"):
-        yield module
-
-
 @item_rows
 @pytest.mark.parametrize("beside", ["", "fractions and weights"])
 def test_sequences_stay_on_the_device(row: Row, beside: str, cupy: Any, rng: Any) -> None:
@@ -786,12 +779,13 @@ def test_ctc_of_lists_stays_on_the_device(cupy: Any, rng: Any) -> None:
     assert_same(to_host(grad.data), np.concatenate(expected[0]), rtol=1e-13, atol=1e-16)
 
 
-def test_lengths_on_a_device_are_read(cupy: Any, rng: Any) -> None:
+def test_lengths_on_a_device_are_read(rng: Any) -> None:
     x = rng.normal(size=(3, 4))
-    ragged = Ragged(cupy.asarray(x), cupy.asarray(np.array([2, 1])))
-    with pytest.raises(standin_cupy.WaitedForDeviceError):
-        CrossEntropy()(ragged, cupy.asarray(np.array([0, 1, 2])))
-    with standin_cupy.allow_reading():
-        grad, _ = CrossEntropy()(ragged, cupy.asarray(np.array([0, 1, 2])))
-    assert grad.lengths is ragged.lengths
-    assert_same(to_host(grad.data), CrossEntropy().get_grad(x, [0, 1, 2]), rtol=1e-13)
+    with standin_cupy.installed() as cupy:
+        ragged, ids = Ragged(cupy.asarray(x), cupy.asarray(np.array([2, 1]))), cupy.asarray(np.array([0, 1, 2]))
+        with pytest.raises(standin_cupy.WaitedForDeviceError):
+            CrossEntropy()(ragged, ids)
+        with standin_cupy.allow_reading():
+            grad, _ = CrossEntropy()(ragged, ids)
+        assert grad.lengths is ragged.lengths
+        assert_same(to_host(grad.data), CrossEntropy().get_grad(x, [0, 1, 2]), rtol=1e-13)
