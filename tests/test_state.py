@@ -371,6 +371,11 @@ def test_options_of_fields_are_those_of_dataclasses() -> None:
     assert Optional().compute().z is None
     assert {f.name: dict(f.metadata) for f in dataclasses.fields(Optional)}["n"]["unit"] == "items"
 
+    for kind in (sum_field, min_field, max_field, concat_field, state_field, static_field):
+        made = type("Made", (AutoState,), {"__annotations__": {"x": Any}, "x": kind(default=None, repr=False)})
+        assert made().x is None
+        assert repr(made()) == "Made()"
+
 
 # The states that come with lossreg
 
