@@ -13,7 +13,7 @@ from .base import ReducedLoss, Wanted
 from .config import register
 from .interop import like
 from .schedules import Series, value_at
-from .schema import ConfigError, Configurable, Problem
+from .schema import ConfigError, Configurable, Problem, closest
 from .state import LossState, TreeState
 from .trees import check_path, get_path, tree_map
 
@@ -192,8 +192,12 @@ class WeightedSumState(TreeState):
         Each term is divided by its own count. Added up before, gradients of other terms could not be told apart.
         """
         total: dict[str, Any] = {}
+        states = self.tree or {}
         for name, grads in gradients.items():
-            for path, grad in self.tree[name].scale(grads).items():
+            if name not in states:
+                terms, hint = ", ".join(states) or "none", closest(name, states) or "."
+                raise ValueError(f"Cannot scale gradients: expected those of the terms {terms}, got {name!r}{hint}")
+            for path, grad in states[name].scale(grads).items():
                 _add(total, path, grad)
         return total
 

@@ -601,3 +601,16 @@ def test_gradients_of_a_ragged_are_added_and_scaled(rng: Any) -> None:
 def test_names_of_terms_are_names_of_sections(name: str) -> None:
     with pytest.raises(ConfigError, match="terms: should have names without dots, as sections have, got "):
         WeightedSum(terms={name: Term(Huber(), guesses="x", truths="y")})
+
+
+def test_gradients_of_a_term_that_is_not_there(rng: Any) -> None:
+    loss, context = three(rng)
+    state, grads = loss.get_state_and_grad(context)
+    with pytest.raises(ValueError) as caught:
+        state.scale({"digti": grads["digit"]})
+    expected = (
+        "Cannot scale gradients: expected those of the terms digit, even, decay, got 'digti'; did you mean 'digit'?"
+    )
+    assert str(caught.value) == expected
+    with pytest.raises(ValueError, match="expected those of the terms none, got 'digit'"):
+        WeightedSumState.empty().scale(grads)
