@@ -65,13 +65,15 @@ class _Call:
         inside = len(jax.tree.leaves(self.guesses))
         self.differentiable = [k for k, i in enumerate(self.places) if i < inside and _is_floating(leaves[i])]
         """Which of the arrays have gradients."""
-        first = leaves_of(self.guesses)[0]
+        first = next(iter(leaves_of(self.guesses)), 0.0)
         dtype = jax.numpy.result_type(first if _is_floating(first) else float)
         self.values = None
         """How the values are arranged, if nothing is reduced."""
         if loss._wanted().values:
             self.values = loss._values_like(tree_map(_shaped, self.guesses, is_leaf=is_ragged))
-        self.shapes = [jax.ShapeDtypeStruct(np.shape(x), dtype) for x in leaves_of(0.0 if self.values is None else self.values)]
+        self.shapes = [
+            jax.ShapeDtypeStruct(np.shape(x), dtype) for x in leaves_of(0.0 if self.values is None else self.values)
+        ]
 
     def result(self) -> Any:
         """The loss, or the values, as a function that JAX can differentiate."""
@@ -176,10 +178,11 @@ def _shaped(x: Any) -> Any:
     """NumPy arrays of the same shapes and dtypes."""
     if not is_ragged(x):
         return np.broadcast_to(np.zeros((), x.dtype), x.shape)
-    lengths = x.lengths
-    if isinstance(lengths, jax.core.Tracer):  # others will do as well
-        lengths = np.zeros(lengths.shape, int)
+    if isinstance(x.lengths, jax.core.Tracer):  # others will do as well
+        lengths = np.zeros(x.lengths.shape, int)
         lengths[:1] = len(x.dataXd)
+    else:
+        lengths = np.asarray(x.lengths)
     return type(x)(_shaped(x.dataXd), lengths)
 
 

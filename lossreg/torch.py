@@ -110,7 +110,7 @@ class _Call:
 
     def tensor(self, loss: Any) -> Any:
         """A loss in the dtype of the guesses."""
-        first = leaves_of(self.guesses)[0]
+        first = next(iter(leaves_of(self.guesses)), torch.empty(0))
         dtype = first.dtype if first.is_floating_point() else torch.float64
         return torch.as_tensor(loss, dtype=dtype, device=first.device)
 
