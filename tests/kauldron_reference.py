@@ -232,8 +232,8 @@ class Restated:
         """The loss of the merged states."""
         return np.asarray(functools.reduce(Total.merge, map(self.state, cases)).compute())
 
-    def grads(self, case: Case) -> dict[str, Any]:
-        """Gradients of the loss by complex steps."""
+    def loss_and_grads(self, case: Case) -> tuple[Any, dict[str, Any]]:
+        """The loss, and its gradients by complex steps."""
         found = {}
         for name, x in case.guesses.items():
             found[name] = np.zeros(x.shape)
@@ -242,7 +242,7 @@ class Restated:
                 stepped[index] += 1e-30j
                 moved = Case(**case.__dict__ | {"guesses": {**case.guesses, name: stepped}})
                 found[name][index] = self.loss(moved).imag / 1e-30
-        return found
+        return self.loss(case), found
 
     def metric(self, *cases: MetricCase) -> Any:
         """The result of the merged states."""
@@ -296,12 +296,13 @@ class Installed:
         with self.precision(cases[0]):
             return np.asarray(functools.reduce(lambda a, b: a.merge(b), map(self.state, cases)).compute())
 
-    def grads(self, case: Case) -> dict[str, Any]:
-        """Gradients of the loss by JAX."""
+    def loss_and_grads(self, case: Case) -> tuple[Any, dict[str, Any]]:
+        """The loss and its gradients by JAX."""
         with self.precision(case):
             loss, context = self.make(case), self.context(case)
-            found = self.jax.grad(lambda preds: loss(context=context | {"preds": preds}))(context["preds"])
-            return {name: np.asarray(x) for name, x in found.items()}
+            run = self.jax.value_and_grad(lambda preds: loss(context=context | {"preds": preds}))
+            value, found = run(context["preds"])
+            return np.asarray(value), {name: np.asarray(x) for name, x in found.items()}
 
     def make_metric(self, case: MetricCase) -> Any:
         """The metric of a case."""
