@@ -69,11 +69,11 @@ class _Call:
         dtype = jax.numpy.result_type(first if _is_floating(first) else float)
         self.values = None
         """How the values are arranged, if nothing is reduced."""
+        outputs: list[Any] = [0.0]
         if loss._wanted().values:
             self.values = loss._values_like(tree_map(_shaped, self.guesses, is_leaf=is_ragged))
-        self.shapes = [
-            jax.ShapeDtypeStruct(np.shape(x), dtype) for x in leaves_of(0.0 if self.values is None else self.values)
-        ]
+            outputs = leaves_of(self.values)
+        self.shapes = [jax.ShapeDtypeStruct(np.shape(x), dtype) for x in outputs]
 
     def result(self) -> Any:
         """The loss, or the values, as a function that JAX can differentiate."""
@@ -94,14 +94,13 @@ class _Call:
             return [loss], grads
 
         def backward(kept: Any, slopes: Any) -> Any:
-            slopes = [jax.numpy.zeros(x.shape, x.dtype) if _is_zero(x) else x for x in slopes]
-            if self.values is not None:
-                kept = _on_host(self.get_grads_of_values, self.shapes_of_grads, [*kept, *slopes])
-                slopes = [1]
-            gradients: list[Any] = [None] * len(self.arrays)
-            for k, grad in zip(self.differentiable, kept):
-                gradients[k] = grad * slopes[0]
-            return tuple(gradients)
+            if self.values is None:
+                grads = [grad * slopes[0] for grad in kept]
+            else:
+                full = [jax.numpy.zeros(x.shape, x.dtype) if _is_zero(x) else x for x in slopes]
+                grads = _on_host(self.get_grads_of_values, self.shapes_of_grads, [*kept, *full])
+            found = dict(zip(self.differentiable, grads))
+            return tuple(found.get(k) for k in range(len(self.arrays)))
 
         calculation.defvjp(forward, backward, symbolic_zeros=True)
         found = calculation(*self.arrays)

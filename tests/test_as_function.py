@@ -282,6 +282,10 @@ def test_sequences(rng: Any) -> None:
         for f in (flat, listed):
             for transform in (jax.grad, lambda f: jax.jit(jax.grad(f))):
                 np.testing.assert_allclose(transform(f)(data, jnp.asarray(lengths)), expected, rtol=1e-13, atol=1e-16)
+    unreduced = as_function(lossreg.CrossEntropy(reduction="none"))
+    first = jax.grad(lambda x: unreduced(jnp.split(x, ends), jnp.split(ids, ends))[0].sum())(data)
+    assert abs(first[:3]).min() > 0
+    assert not first[3:].any()
     pytree = jax.tree.map(lambda x: x * 2, Ragged(data, jnp.asarray(lengths)))
     assert type(pytree) is Ragged
     assert as_function(lossreg.CrossEntropy())([], []) == 0.0
