@@ -445,6 +445,8 @@ BAD: list[tuple[Any, Any, dict[str, Any], str]] = [
     (RAGGED, [0, 1, 2], dict(sample_weight=Ragged(np.ones(3), [1, 2])), "expected sample_weight of sequence 0 of length 2"),
     (RAGGED, [0, 1, 2], dict(out=np.zeros((3, 4))), "expected out to be arranged as guesses are, and no sequences"),
     ([np.zeros((2, 4))], Ragged(np.zeros(2, int), [1, 1]), {}, "expected truths to be a list of 1, one part for each sequence"),
+    ([np.zeros((2, 4))], [0, 1], {}, "expected truths to be a list of 1, one part for each sequence of guesses, got a list of 2."),
+    ([np.zeros((2, 4))], np.zeros(2, int), {}, "expected truths to be a list of 1, one part for each sequence"),
     (np.zeros((2, 4)), Ragged(np.zeros(2, int), [1, 1]), {}, "got a Ragged of 2."),
 ]  # fmt: skip
 
@@ -694,6 +696,24 @@ def test_masks_of_padded_batches_broadcast(rng: Any) -> None:
     assert_same(out, Huber().get_grad(x, t))
     integers = loss(np.ones((2, 3), int), np.zeros((2, 3)))
     assert integers[0].dtype == np.float64
+
+
+def test_what_any_part_lacks_is_left_out(rng: Any) -> None:
+    x, ids = rng.normal(size=(3, 4, 5)), rng.integers(0, 5, (3, 4))
+    lengths = [2, 1, 3]
+    truths = [ids[0, :3], ids[1, :1].tolist(), ids[2]]
+    mask, weights = Ragged(np.array([1, 1, 1, 1, 1, 0, 1, 0.5]), [2, 3, 3]), [[1, 2, 3, 4], [5, 6], [7, 8, 9, 9]]
+    expected = CrossEntropy()(
+        [part[:n] for part, n in zip(x, lengths)],
+        [part[:n] for part, n in zip(ids, lengths)],
+        mask=[[1, 1], [1], [0, 1, 0.5]],
+        sample_weight=[[1, 2], [5], [7, 8, 9]],
+    )
+    for form, weights in ((truths, weights), (ids, [[1, 2, 3], [5], [7, 8, 9, 9]])):
+        grad, value = Sequence(CrossEntropy())(x, form, mask=mask, sample_weight=weights)
+        assert value == expected[1]
+        assert_same([part[:n] for part, n in zip(grad, lengths)], expected[0])
+        assert not any(part[n:].any() for part, n in zip(grad, lengths))
 
 
 PADDED = np.zeros((2, 3, 4))
