@@ -124,6 +124,7 @@ def test_out_is_written_to_and_returned(dtype: str, rng: Any) -> None:
     assert torch.equal(out, expected)
     kept = x.clone()
     assert Spy().get_grad(x, t, out=x) is x  # over the guesses
+    assert x.data_ptr() == address(seen["out"])
     assert torch.equal(x, expected)
     ours = np.full((5, 3), nan)
     if dtype == "float64":
