@@ -244,11 +244,21 @@ def test_names_in_thincs_registry_leave_thincs_own_alone() -> None:
     assert {p.name for p in points} == {f"lossreg.{name}" for name in built_in_names()}
     for point in points:
         assert point.load() is lossreg.registry.losses.get(point.name.removeprefix("lossreg."))
-        config = {"loss": {"@losses": point.name}}
-        assert isinstance(thinc_api.registry.resolve(config)["loss"], lossreg.Loss)
+        config = {"loss": {"@losses": point.name, **NEEDED.get(point.name.removeprefix("lossreg."), {})}}
+        assert type(thinc_api.registry.resolve(config)["loss"]) is point.load()
     config = {"loss": {"@losses": "lossreg.CategoricalCrossentropy.v4", "names": NAMES, "neg_prefix": "!"}}
     loss = thinc_api.registry.resolve(config)["loss"]
     assert loss == lossreg.CategoricalCrossentropy_v4(names=NAMES, neg_prefix="!")
+
+
+ONE = {"@losses": "lossreg.CrossEntropy.v1"}
+TERM = {"guesses": "x", "truths": "y", "loss": ONE}
+NEEDED = {
+    "Sequence.v1": {"inner": ONE},
+    "Term.v1": TERM,
+    "WeightedSum.v1": {"*": {"a": {"@losses": "lossreg.Term.v1", **TERM}}},
+}
+"""Options that have no default."""
 
 
 def built_in_names() -> list[str]:
