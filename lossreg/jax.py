@@ -84,7 +84,7 @@ class _Call:
 
         def forward(*given: Any) -> Any:
             arrays = [x.value for x in given]
-            if any(x.perturbed and _is_floating(x.value) for k, x in enumerate(given) if k not in self.differentiable):
+            if any(x.perturbed for k, x in enumerate(given) if k not in self.differentiable):
                 expected = "without a gradient (jax.lax.stop_gradient)"
                 name = type(self.loss).__name__
                 raise fail(name, "truths, mask and sample_weight", expected, "what is differentiated")

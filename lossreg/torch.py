@@ -75,7 +75,7 @@ class ContextModule(torch.nn.Module):  # type: ignore[misc]
 
 @dataclass(eq=False)
 class _Call:
-    """One call of a calculator, with guesses outside of the graph."""
+    """One call of a calculator."""
 
     loss: ReducedLoss
     guesses: Any
@@ -165,7 +165,7 @@ def _differentiable(loss: ReducedLoss, guesses: Any, truths: Any, mask: Any, sam
         if not isinstance(x, torch.Tensor):
             raise fail(name, "guesses", "to be tensors", describe(x))
         tensors.append(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
-        return tensors[-1].detach()
+        return tensors[-1]
 
     call = _Call(loss, tree_map(taken, guesses), truths, mask, sample_weight)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):

@@ -184,6 +184,16 @@ def test_what_is_not_a_guess_has_no_gradient(pair: Any) -> None:
             ValueError, match=r"without a gradient \(jax.lax.stop_gradient\), got what is differentiated"
         ):
             differentiate(x)
+    ids = jnp.array([0, 1, 2, 0, 1])  # integers have none anyway
+    function_of_ids = as_function(lossreg.CrossEntropy())
+    for differentiate in (
+        jax.grad(function_of_ids, argnums=(0, 1), allow_int=True),
+        lambda *xs: jax.vjp(function_of_ids, *xs)[1](1.0),
+    ):
+        grad, nothing = differentiate(x, ids)
+        assert_same(np.asarray(grad), lossreg.CrossEntropy().get_grad(np.asarray(x), np.asarray(ids)))
+        assert nothing.dtype == jax.dtypes.float0
+    assert np.isfinite(jax.grad(lambda x: function_of_ids(x, x.argmax(axis=1)))(x)).all()
     stop = jax.lax.stop_gradient
     expected = lossreg.MeanSquaredError().get_grad(np.asarray(x), np.asarray(t), sample_weight=np.asarray(x) ** 2)
     for transform in (jax.grad, lambda f: jax.jit(jax.grad(f)), lambda f: jax.grad(jax.jit(f))):
