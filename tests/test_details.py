@@ -61,6 +61,7 @@ OTHER_DEFAULTS: dict[str, dict[str, Any]] = {
     "L2Distance.v1": dict(normalize=True),
     "CosineDistance.v1": dict(normalize=True, ignore_zeros=False),
     "CategoricalCrossentropy.v4": V4,
+    "Sequence.v1": dict(reduction=None, normalize_by=None, validate=None),
     "SequenceCategoricalCrossentropy.v4": V4 | dict(normalize_by_sequence=False),
 }
 MEASURES = ("PairwiseDistance.v1", "CosineSimilarity.v1")
