@@ -229,6 +229,8 @@ POINTS: list[tuple[str, dict[str, Any], Any, Any, Any, Any]] = [
         A([0.0, 0.0, 2.5, 0.0]), (A([-1.0, 1.0, -1.0, 0.0]), A([1.0, -1.0, 1.0, 0.0]))),
     ("MultiMargin.v1", dict(margin=1.0), A([[2.0, 1.0, 1.5, 0.0]]), [0], A([0.125]), A([[-0.25, 0.0, 0.25, 0.0]])),
     ("MultiMargin.v1", dict(margin=1.0, p=2), A([[2.0, 1.0, 1.5, 0.0]]), [0], A([0.0625]), A([[-0.25, 0.0, 0.25, 0.0]])),
+    ("CrossEntropy.v1", dict(label_smoothing=0.3), np.log(A([[0.5, 0.25, 0.25]])), [1],
+        A([0.7 * np.log(4) + 0.1 * np.log(32)]), A([[0.4, -0.55, 0.15]])),
     ("MultiLabelMargin.v1", {}, A([[2.0, 1.0, 1.5, 0.0]]), [{0}], A([0.125]), A([[-0.25, 0.0, 0.25, 0.0]])),
     ("MultiLabelMargin.v1", {}, A([[2.0, 1.0, 1.5, 0.0]]), [{0, 2}], A([0.125]), A([[0.0, 0.25, -0.25, 0.0]])),
     ("MultiLabelMargin.v1", {}, A([[2.0, 1.0], [2.0, 1.0]]), [{0, 1}, set()], A([0.0, 0.0]), np.zeros((2, 2))),
@@ -1028,3 +1030,13 @@ def test_rates_and_counts_begin_at_zero(guess: float, truth: float, options: dic
     make("PoissonNLL.v1", **options)(np.array([max(guess, 0.0)]), np.array([max(truth, 0.0)]))
     with pytest.raises(ValueError, match=r"at least 0, got -0\.01 in row 0"):
         make("PoissonNLL.v1", **options)(np.array([guess]), np.array([truth]))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_cross_entropy_that_looks_for_what_is_not_finite(reduction: str, backend: Any, rng: Any) -> None:
+    """It changes no number."""
+    x, ids = rng.normal(size=(4, 3)), np.array([0, 2, 1, 1])
+    plain, checking = (make("CrossEntropy.v1", reduction=reduction, check_finite=check) for check in (False, True))
+    assert_same(checking(x, ids), plain(x, ids))
+    assert_same(checking.get_loss(x, ids), plain.get_loss(x, ids))
+    assert_same(checking.get_values(x, ids), plain.get_values(x, ids))
