@@ -416,6 +416,8 @@ class CollectFirstState(AutoState):
 
         class FirstImages(CollectFirstState):
             images: Any
+
+    Its fields need no kind.
     """
 
     keep_first: int = field(kw_only=True, metadata={"lossreg": None})
