@@ -76,8 +76,8 @@ class ReducedLoss(Loss):
     """A loss that is a reduction of values, one for each item: the pipeline.
 
     guesses -> arrays -> targets, present -> weights, divisor -> formula on the arrays' backend -> total, gradient.
-    The weights and the divisor depend on truths and options alone, so value and gradient come out of one pass. Arrays of
-    PyTorch, JAX and other libraries with DLPack are not copied, and the gradient is of the library of the guesses.
+    The weights and the divisor depend on truths and options alone, so value and gradient come out of one pass.
+    Arrays of PyTorch, JAX and other libraries with DLPack are not copied, and the gradient is of the guesses' library.
 
     reduction: "mean", "sum", "none" (the values, and the gradient of their sum), "batch_mean" (divides by
         `len(guesses)`), "weighted_mean" (divides by the sum of the weights), "sequence_mean" (the mean over sequences
