@@ -535,6 +535,15 @@ def test_thincs_calculators_take_raggeds(row: Row, backend: Any, rng: Any) -> No
         lossreg.CategoricalCrossentropy()(Ragged(np.ones((1, 1)), [1]), [0])
 
 
+@pytest.mark.parametrize("make", [lossreg.SequenceCategoricalCrossentropy, lossreg.SequenceCategoricalCrossentropy_v4])
+def test_flat_rows_of_whole_numbers_are_rows(make: Any, rng: Any) -> None:
+    p, ids = rng.dirichlet(np.ones(4), 3), np.array([2, 0, 3])
+    expected = make()([p[:2], p[2:]], [ids[:2], ids[2:]])
+    grad, value = make()(Ragged(p, [2, 1]), np.eye(4, dtype=int)[ids])
+    assert value == pytest.approx(expected[1], rel=1e-12)
+    assert_same(grad.data, np.concatenate(expected[0]), rtol=1e-6)
+
+
 # 6. CTC
 
 
