@@ -23,9 +23,9 @@ __all__ = ["launcher", "why_not"]
 
 HERE = Path(__file__).parent
 SANITIZERS = os.environ.get("LOSSREG_SANITIZE", "")
-OPTIONS = ["-std=c++20", "-shared", "-fPIC", "-ffp-contract=off", "-w"]
-if SANITIZERS:
-    OPTIONS += ["-g", f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all"]
+OPTIONS = ("-std=c++20", "-shared", "-fPIC", "-ffp-contract=off", "-w")
+KERNEL = ("-g", f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all") if SANITIZERS else ("-nostdlib",)
+RUNTIME = ("-O1", *(["-DRACES"] if SANITIZERS == "thread" else []))
 
 _lock = threading.Lock()
 """The threads of one launch at a time: they share cells of the runtime."""
@@ -71,7 +71,7 @@ def why_not() -> str | None:
 
 @functools.cache
 def _runtime() -> Any:
-    path = _library((HERE / "cuda_shim.cpp").read_text(encoding="utf-8"), "-O1")
+    path = _library((HERE / "cuda_shim.cpp").read_text(encoding="utf-8"), *RUNTIME)
     return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL).shim_launch
 
 
@@ -80,7 +80,7 @@ def launcher(source: str) -> Callable[[int, int, Sequence[Any]], None]:
     """`launch(blocks, threads, arguments)` of the kernel `run` in a CUDA text; arguments are ints and floats."""
     launch = _runtime()
     shim = (HERE / "cuda_shim.h").read_text(encoding="utf-8")
-    entry = ctypes.CDLL(str(_library(f"{shim}{source}\nENTRY\n", *([] if SANITIZERS else ["-nostdlib"])))).entry
+    entry = ctypes.CDLL(str(_library(f"{shim}{source}\nENTRY\n", *KERNEL))).entry
 
     def run(blocks: int, threads: int, arguments: Sequence[Any]) -> None:
         assert {type(x) for x in arguments} <= {int, float}, "CuPy hands other numbers over in fewer bytes"

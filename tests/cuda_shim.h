@@ -1,8 +1,7 @@
-// Enough of CUDA to run the text of a kernel on the CPU: a thread for each thread of a block, block after block.
+// Enough of CUDA to run the text of a kernel on the CPU: the threads of a block by turns, block after block.
 // The runtime lies in cuda_shim.cpp, so that a kernel is compiled without the standard library's headers.
 struct Index { unsigned x; };
-extern thread_local Index threadIdx, blockIdx;
-extern Index gridDim;
+extern Index threadIdx, blockIdx, gridDim;
 extern "C" {
 void shim_wait_for_block();
 void shim_wait_for_warp();
