@@ -250,11 +250,12 @@ def test_states_of_other_calculators_raise() -> None:
     assert (one + Sum(1.0, parent=Huber())).parent == Huber()
     assert (one + Sum(1.0)).parent is (Sum(1.0) + one).parent is one.parent
     assert (Sum(1.0) + Sum(1.0)).parent is None
-    assert Sum.empty(parent=Huber()).parent == Huber()
+    for cls in (Sum, EmptyState, TreeState, AverageState):
+        assert cls.empty(parent=Huber()).parent == Huber()
     for thing, got in ((1.0, r"1\.0"), (0, "0"), (None, "None"), ("x", "'x'")):
         with pytest.raises(TypeError, match=rf"Cannot merge states: expected a Sum, got {got}\."):
             one + thing
-    for start in (1, None, 0.5):
+    for start in (1, None, 0.5, 0.0):
         with pytest.raises(TypeError):
             start + one
 
@@ -275,6 +276,7 @@ def test_static_fields_must_be_equal() -> None:
     ):
         with pytest.raises(ValueError, match=f"Cannot merge states: expected the same {words}"):
             Options(1.0).merge(Options(1.0, **changed))
+    assert math.isnan((Options(1.0, ratio=math.nan) + Options(2.0, ratio=math.nan)).ratio)  # which equals nothing
     kept = Options.empty() + Options(1.0, size=5)
     assert (kept.size, kept.names, kept.ratio) == (5, ("a",), 0.5)
 
