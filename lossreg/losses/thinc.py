@@ -264,7 +264,7 @@ class CosineDistance(_DistanceLoss):
 
 
 def as_sequences(batch: Batch, truths: Any) -> Any:
-    """Tuples and arrays of sequences beside a list of guesses as lists too."""
+    """Tuples and arrays of sequences as lists too; what is flat beside a Ragged stays so, and is read at once."""
     return _as_list(truths) if batch.ragged[0] is None else truths
 
 
