@@ -67,9 +67,7 @@ cases = pytest.mark.parametrize("case", CASES)
 @pytest.fixture(params=["a row and a class", "some rows and classes", "all"])
 def sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How much is computed at a time: 11 rows in blocks of 1, of 4 and of all; 6 classes in tiles of 1, of 4 and of all."""
-    block, tile = {"a": (1, 1), "some": (4 * C, 4 * D), "all": (linear.BLOCK, linear.TILE)}[
-        request.param.split()[0]
-    ]
+    block, tile = {"a": (1, 1), "some": (4 * C, 4 * D), "all": (linear.BLOCK, linear.TILE)}[request.param.split()[0]]
     monkeypatch.setattr(linear, "BLOCK", block)
     monkeypatch.setattr(linear, "TILE", tile)
 
