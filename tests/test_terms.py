@@ -41,7 +41,9 @@ WEIGHTS: list[tuple[Any, float]] = [
     (1.0, 1.0), (2.5, 2.5), (0.0, 0.0), (-1.0, -1.0), (lambda step: step / 20, 1.5),
     (LinearSchedule(start=0.0, end=1.0, steps=120), 0.25), (PiecewiseSchedule(boundaries=[30], values=[0.0, 3.0]), 3.0),
 ]  # fmt: skip
-weights = pytest.mark.parametrize("weight, number", WEIGHTS, ids=[f"{type(w).__name__}-{number}" for w, number in WEIGHTS])
+weights = pytest.mark.parametrize(
+    "weight, number", WEIGHTS, ids=[f"{type(w).__name__}-{number}" for w, number in WEIGHTS]
+)
 
 
 @dataclasses.dataclass
