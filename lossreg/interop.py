@@ -14,7 +14,7 @@ import numpy as np
 from .checks import describe, fail
 from .ops import Array, get_ops
 
-__all__ = ["arrays_in", "foreign_arrays", "is_foreign", "like"]
+__all__ = ["OURS", "arrays_in", "foreign_arrays", "is_foreign", "like"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Result = TypeVar("Result")
@@ -24,7 +24,7 @@ HOST = (1, 3, 11)
 DEVICE = (2, 10, 13)
 """Devices whose memory CuPy reads: CUDA, ROCm, and memory that CUDA manages."""
 
-_PLAIN: set[type] = {np.ndarray, type(None), str, int, float, bool}
+OURS: set[type] = {np.ndarray, type(None), str, int, float, bool}
 """Types whose values are ours, or no arrays; those that are met are added."""
 _LABELS = {str, int, float, bool, set, frozenset}
 """Types of a first item after which a list is one of labels, and is not searched."""
@@ -45,7 +45,7 @@ def foreign_arrays(method: Method) -> Method:
         if named:
             arguments = parameters.bind(self, *arguments, **named).args[1:]
         for x in arguments:
-            if type(x) not in _PLAIN and is_foreign(x):
+            if type(x) not in OURS and is_foreign(x):
                 break
         else:
             return method(self, *arguments)
@@ -76,7 +76,7 @@ def is_foreign(value: Any) -> bool:
         return any(map(is_foreign, value.values()))
     if not value or type(value[0]) in _LABELS:
         return False
-    others = set(map(type, value)) - _PLAIN
+    others = set(map(type, value)) - OURS
     if others == {list} and {type(x[0]) for x in value if type(x) is list and x} <= _LABELS:
         return False
     return any(is_foreign(x) for x in value if type(x) in others)
@@ -256,7 +256,7 @@ def _kind(cls: type) -> str:
         return "ragged"
     if hasattr(cls, "__dlpack__") and not issubclass(cls, np.ndarray) and _root(cls) != "cupy":
         return "foreign"
-    _PLAIN.add(cls)
+    OURS.add(cls)
     return "leaf"
 
 
