@@ -202,19 +202,21 @@ def module() -> Cupy:
 
 
 @contextlib.contextmanager
-def installed(group: tuple[int, int] | None = (32, 32), blocks: int = 3) -> Iterator[types.ModuleType]:
+def installed(group: tuple[int, int] | None = (32, 32), blocks: int | None = 3) -> Iterator[types.ModuleType]:
     """The stand-in in the place of cupy; without g++, formulas run as the generic bodies.
 
     group: threads of a group and of a block, each of which is one of the CPU's; None for as many as on a device.
-    blocks: how many of them a kernel has at most, however much there is to do.
+    blocks: how many of them a kernel has at most, however much there is to do; None as well.
     """
     import lossreg.ops
     from lossreg.ops import Ops, cupy_ops
 
+    device_blocks = cupy_ops._blocks
+
     def forget() -> None:
         lossreg.ops._cupy.cache_clear()
         cupy_ops._workspaces.clear()
-        for cache in (cupy_ops._kernel, cupy_ops._aligner):
+        for cache in (cupy_ops._kernel, cupy_ops._aligner, device_blocks):
             cache.cache_clear()
 
     before = sys.modules.get("cupy")
@@ -222,7 +224,8 @@ def installed(group: tuple[int, int] | None = (32, 32), blocks: int = 3) -> Iter
     sys.modules["cupy"] = cupy = module()
     try:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(mock.patch.object(cupy_ops, "_blocks", lambda device, threads: blocks))
+            if blocks is not None:
+                stack.enter_context(mock.patch.object(cupy_ops, "_blocks", lambda device, threads: blocks))
             if group is not None:
                 stack.enter_context(mock.patch.object(cupy_ops, "_group", lambda columns: group))
             if cuda_on_cpu.why_not():

@@ -8,8 +8,11 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
 import cuda_on_cpu
 import devices
@@ -409,6 +412,70 @@ def test_totals_are_added_in_float64(cupy: Any) -> None:
     x = np.ones(50_000, np.float32)
     x[7] = 1e9
     assert to_host(lossreg.Value(reduction="sum").get_loss(cupy.asarray(x))) == 1e9 + 49_999
+
+
+def test_lengths_whose_squares_are_no_floats(cupy: Any, rng: Any) -> None:
+    """Squares are added up in float64."""
+    loss, guesses = lossreg.CosineEmbedding(reduction="none"), rng.normal(size=(2, 4, 50)).astype(np.float32)
+    for scale in (1e-30, 1e30):
+        pair = (guesses[0] * np.float32(scale), guesses[1])
+        found = loss(to_device(cupy, pair), cupy.asarray(np.ones(4)))
+        close(found[1], expected(loss, pair, np.ones(4))[1], np.float32)
+
+
+# Launches
+
+
+class Launches:
+    """Kernels that note how they are launched, and do nothing."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[int, int, tuple[Any, ...]]] = []
+
+    def __call__(self, code: str, name: str, options: tuple[str, ...]) -> Any:
+        return lambda grid, block, arguments: self.noted.append((*grid, *block, arguments))
+
+
+@pytest.fixture
+def launches() -> Iterator[tuple[Any, Launches]]:
+    with mock.patch("cuda_on_cpu.why_not", lambda: None), standin_cupy.installed(group=None, blocks=None) as cupy:
+        cupy.RawKernel = made = Launches()
+        yield cupy, made
+
+
+@pytest.mark.parametrize(
+    ("shape", "blocks", "threads"),
+    [
+        ((1, 1), 1, 256), ((8, 1024), 1, 256), ((9, 1024), 2, 256), ((1000, 5), 16, 256),
+        ((3, 1025), 3, 256), ((100, 16_384), 16, 256), ((3, 16_385), 3, 512), ((100, 16_385), 8, 512),
+    ],
+)  # fmt: skip
+def test_a_warp_or_a_block_for_each_row(shape: Any, blocks: int, threads: int, launches: Any) -> None:
+    """As many as fit on a device of two processors at a time, of 2,048 threads each."""
+    cupy, made = launches
+    lossreg.CrossEntropy()(cupy.asarray(np.zeros(shape, np.float32)), cupy.asarray(np.zeros(shape[0], int)))
+    ((found_blocks, found_threads, arguments),) = made.noted
+    assert (found_blocks, found_threads) == (blocks, threads)
+    assert arguments[:3] == (*shape, shape[0] * shape[1])
+    assert {type(x) for x in arguments} == {int, float}
+
+
+def test_each_stream_and_thread_has_its_own_ticket(launches: Any) -> None:
+    """Kernels of one stream run in turn; those of two may run at once."""
+    cupy, made = launches
+    x = cupy.asarray(np.zeros(5, np.float32))
+
+    def ticket(device: int = 0, stream: int = 0) -> Any:
+        cupy.cuda.runtime.getDevice = lambda: device
+        cupy.cuda.get_current_stream = lambda: SimpleNamespace(ptr=stream)
+        lossreg.Value().get_loss(x)
+        return made.noted[-1][2][-2:]
+
+    with ThreadPoolExecutor(1) as pool:
+        tickets = [ticket(), ticket(stream=1), ticket(device=1), pool.submit(ticket).result()]
+        assert len(set(tickets)) == 4
+        assert tickets == [ticket(), ticket(stream=1), ticket(device=1), pool.submit(ticket).result()]
+    assert all(parts == place + 8 for parts, place in tickets)
 
 
 # Alignments
