@@ -256,6 +256,20 @@ def test_weights_of_rows_of_columns_and_of_elements(dtype: Any, cupy: Any, rng: 
     close(loss(cupy.asarray(guesses), repeated), expected(loss, guesses, same), dtype)
 
 
+def weighted_sum(xp: Any, x: Any, w: Any) -> Any:
+    return xp.row_sum(x * w), w
+
+
+def test_one_row_for_all_rows(cupy: Any, rng: Any) -> None:
+    """However far it would be to the next one."""
+    x, w = rng.normal(size=(6, 40)), rng.normal(size=(3, 40))
+    given, out = cupy.asarray(x), cupy.asarray(np.zeros_like(x))
+    options: dict[str, Any] = {"rows": True, "values": True, "total": False, "out": [out]}
+    values, _ = lossreg.get_ops(given).run(weighted_sum, [given], [cupy.asarray(w)[1:2]], None, 1.0, **options)
+    assert_same(to_host(values)[:, 0], x @ w[1], rtol=1e-12)
+    assert_same(to_host(out), np.broadcast_to(w[1], x.shape))
+
+
 @rows
 @dtypes
 def test_gradients_in_the_place_of_guesses(case: str, dtype: Any, cupy: Any, rng: Any) -> None:
