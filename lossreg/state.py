@@ -446,18 +446,18 @@ class TreeState(State):
         """State by state."""
         parent = self.merged_parent(other)
         trees = [x.tree for x in (self, other) if x.tree is not None]
-        tree = trees[0] if len(trees) == 1 else None if not trees else tree_map(_merge, *trees, is_leaf=_is_state)
+        tree = trees[0] if len(trees) == 1 else None if not trees else tree_map(_merge, *trees)
         return replace(self, tree=tree, parent=parent)
 
     def finalize(self) -> Self:
         """Each of the states."""
         if self.tree is None:
             return self
-        return replace(self, tree=tree_map(lambda x: x.finalize(), self.tree, is_leaf=_is_state))
+        return replace(self, tree=tree_map(lambda x: x.finalize(), self.tree))
 
     def compute(self) -> Any:
         """Their results, arranged alike; an empty dict for no data."""
-        return {} if self.tree is None else tree_map(lambda x: x.compute(), self.tree, is_leaf=_is_state)
+        return {} if self.tree is None else tree_map(lambda x: x.compute(), self.tree)
 
 
 def _finalizing(compute: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -539,7 +539,7 @@ def _wide(x: Any) -> Any:
 def _finite(x: Any) -> Any:
     """0 where a number is not finite."""
     if isinstance(x, (int, float)):
-        return x if isinstance(x, int) or math.isfinite(x) else 0.0
+        return x if math.isfinite(x) else 0.0
     return x if x.dtype.kind == "i" else _xp(x).where(_xp(x).isfinite(x), x, 0.0)
 
 
@@ -558,10 +558,6 @@ def _parts(x: Any) -> _Parts:
 def _at_least_1d(x: Any) -> Any:
     x = x if hasattr(x, "dtype") else np.asarray(x)
     return x.reshape(1) if x.ndim == 0 else x
-
-
-def _is_state(x: Any) -> bool:
-    return isinstance(x, State)
 
 
 def _merge(a: State, b: State) -> State:

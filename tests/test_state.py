@@ -220,7 +220,7 @@ def test_how_many_of_the_first_are_kept(num: Any, left: int) -> None:
 
 
 def test_what_will_not_be_kept_is_not_held() -> None:
-    states = [First(np.zeros((2, 1000))) for _ in range(50)]
+    states = [First(np.zeros((2, 1000)), num=4) for _ in range(50)]
     assert len(pickle.dumps(sum(states))) < 5 * 8 * 1000
 
 
@@ -485,6 +485,7 @@ def test_tree_state() -> None:
         np.testing.assert_array_equal(found["b"][0].x, [1, 2, 6])
         assert type(state.finalize().tree["b"][0].x) is np.ndarray
     assert TreeState.empty().compute() == (TreeState.empty() + TreeState.empty()).finalize().compute() == {}
+    assert (TreeState(Sum(1.0)) + TreeState(Sum(2.0), parent=Huber())).parent == Huber()
     assert TreeState(Sum(1.0)).merge(TreeState(Sum(2.0))).compute() == SimpleNamespace(x=3.0)
     with pytest.raises(ValueError, match=r"Cannot combine trees: expected another like a dict with 'a', 'b', 'c'"):
         make(1.0).merge(TreeState({"a": AverageState()}))
@@ -594,6 +595,8 @@ def test_a_weight_counts_for_what_rounding_took(rng: Any) -> None:
     merged = halves[0].weighted(4.0, None) + halves[1].weighted(4.0, None)
     assert merged.total == 4 * math.fsum(totals)
     assert merged.count == 1000
+    large = (LossState(1e16, 1.0) + LossState(1.0, 1.0)).weighted(3.0, None)
+    assert (large + LossState(-3e16, 1.0)).total == 3.0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -678,6 +681,11 @@ def test_integers_stay_exact(kind: Any) -> None:
     assert sum([Sum(10**400)] * 3).compute().x == 3 * 10**400
     assert sum([Sum(True), Sum(np.True_), Sum(False)]).compute().x == 2
     assert (Sum(np.uint8(255)) + Sum(np.uint8(255))).compute().x == 510
+    assert [type((Sum(kind(1)) + Sum(kind(1))).x) for kind in (np.int8, np.float16, np.True_.__class__)] == [
+        int,
+        float,
+        int,
+    ]
     assert (Sum(1) + Sum(0.5) + Sum(2)).compute().x == 3.5
 
 
