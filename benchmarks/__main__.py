@@ -9,11 +9,11 @@ divided by that of the copy.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import inspect
 import os
 import platform
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import THREADS, sections
@@ -28,14 +28,8 @@ def machine() -> str:
         if line.startswith("model name"):
             cpu = line.partition(":")[2].strip()
             break
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
     load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    return f"{cpu}, {THREADS} threads, Python {platform.python_version()}{load}\n\n{', '.join(found)}"
+    return f"{cpu}, {THREADS} threads, Python {platform.python_version()}{load}\n\n{sections.versions(PACKAGES)}"
 
 
 def main() -> None:
@@ -59,19 +53,14 @@ def main() -> None:
     wanted = arguments.sections.split(",")
     if unknown := set(wanted) - set(made):
         parser.error(f"unknown sections: {', '.join(sorted(unknown))} (known: {', '.join(made)})")
-    lines = []
 
-    def show(text: str) -> None:
-        print(text, flush=True)
-        lines.append(text)
+    def report() -> Iterator[str]:
+        yield machine()
+        for name in wanted:
+            yield f"\n## {name.capitalize()}\n\n{inspect.getdoc(getattr(sections, name))}\n"
+            yield from made[name]()
 
-    show(machine())
-    for name in wanted:
-        show(f"\n## {name.capitalize()}\n\n{inspect.getdoc(getattr(sections, name))}\n")
-        for line in made[name]():
-            show(line)
-    if arguments.save:
-        Path(arguments.save).write_text("\n".join(lines) + "\n", encoding="utf8")
+    sections.show(report(), arguments.save)
 
 
 if __name__ == "__main__":

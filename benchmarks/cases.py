@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -40,6 +40,17 @@ class Case:
     @property
     def calls(self) -> dict[str, Call]:
         return {"lossreg": self.ours, **({"out=": self.out} if self.out else {}), **self.peers}
+
+
+class Data(NamedTuple):
+    """A loss and what it is given, on the host: first the arrays that have a gradient, then the truths."""
+
+    twin: str
+    """Its name in `torch_twin` and `jax_formula`."""
+    loss: Any
+    inputs: tuple[np.ndarray, ...]
+    leaves: int = 1
+    """How many inputs have a gradient."""
 
 
 class Spec(NamedTuple):
@@ -94,19 +105,24 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.n
     return rng.standard_normal(shape, dtype="f").astype(dtype, copy=False)
 
 
-def calls(loss: Any, guesses: Any, truths: Any) -> tuple[Call, Call | None]:
-    """A call that makes its gradient, and one that is given where to put it."""
-    if isinstance(guesses, list) or "out" not in inspect.signature(loss.__call__).parameters:
-        return lambda: loss(guesses, truths), None
-    out = tuple(map(np.empty_like, guesses)) if isinstance(guesses, tuple) else np.empty_like(guesses)
-    return lambda: loss(guesses, truths), lambda: loss(guesses, truths, out=out)
+def split(inputs: tuple[Any, ...], leaves: int) -> tuple[Any, Any]:
+    """(guesses, truths) as a calculator takes them: tuples of several arrays, the array itself or None."""
+    parts = (inputs[:leaves], inputs[leaves:])
+    guesses, truths = (part if len(part) > 1 else part[0] if part else None for part in parts)
+    return guesses, truths
 
 
-def torch_call(function: Callable[..., Any], *arrays: np.ndarray, leaves: int = 1) -> Call:
+def calls(loss: Any, guesses: Any, truths: Any, empty_like: Callable[[Any], Any] = np.empty_like) -> dict[str, Call]:
+    """A call that makes its gradient, and where it can be one that is given where to put it."""
+    made: dict[str, Call] = {"lossreg": lambda: loss(guesses, truths)}
+    if not isinstance(guesses, list) and "out" in inspect.signature(loss.__call__).parameters:
+        out = tuple(map(empty_like, guesses)) if isinstance(guesses, tuple) else empty_like(guesses)
+        made["out="] = lambda: loss(guesses, truths, out=out)
+    return made
+
+
+def torch_call(function: Callable[..., Any], tensors: Sequence[Any], leaves: int) -> Call:
     """Forward and backward with autograd; the gradient is made anew each time, as ours is."""
-    import torch
-
-    tensors = [torch.from_numpy(a) for a in arrays]
     inputs = [t.requires_grad_() for t in tensors[:leaves]]
 
     def call() -> Any:
@@ -119,7 +135,7 @@ def torch_call(function: Callable[..., Any], *arrays: np.ndarray, leaves: int = 
     return call
 
 
-def jax_call(function: Callable[..., Any], *arrays: np.ndarray, leaves: int = 1) -> Call:
+def jax_call(function: Callable[..., Any], arrays: Sequence[np.ndarray], leaves: int) -> Call:
     """value_and_grad, compiled."""
     import jax
 
@@ -147,16 +163,22 @@ def jax_formula(name: str) -> Callable[..., Any] | None:
         "pairwise": lambda x, y: jnp.linalg.norm(x - y + 1e-6, axis=1).mean(),
         "triplet": lambda x, y, z: optax.losses.triplet_margin_loss(x, y, z).mean(),
         "multisoft": lambda x, t: optax.sigmoid_binary_cross_entropy(x, t).mean(),
+        "ctc": lambda x, t, frames, lengths: (
+            optax.ctc_loss(x.transpose(1, 0, 2), jnp.zeros(x.shape[1::-1]), t, jnp.zeros(t.shape)).mean() / t.shape[1]
+        ),
     }
     return found.get(name)
 
 
-def torch_module(alias: str) -> Callable[..., Any]:
+LINEAR, CHUNKED, PLAIN = "LinearCrossEntropy.v1", "linear_cross_entropy", "linear, then cross_entropy"
+
+
+def torch_twin(name: str) -> Callable[..., Any] | None:
     """The twin in torch.nn; for the focal loss the formula that torchvision publishes."""
     import torch
     from torch.nn import functional
 
-    if alias == "focal":
+    if name == "focal":
 
         def sigmoid_focal_loss(x: Any, t: Any) -> Any:
             p, ce = torch.sigmoid(x), functional.binary_cross_entropy_with_logits(x, t, reduction="none")
@@ -164,24 +186,35 @@ def torch_module(alias: str) -> Callable[..., Any]:
             return ((0.25 * t + 0.75 * (1 - t)) * (ce * (1 - p_t) ** 2)).mean()
 
         return sigmoid_focal_loss
-    module = getattr(torch.nn, lossreg.help(alias)["torch"].removeprefix("torch.nn."))()
+    if name == PLAIN:
+        return lambda x, weight, t: functional.cross_entropy(functional.linear(x, weight), t)
+    if name == CHUNKED:  # torch 2.13
+        fused = getattr(functional, "linear_cross_entropy", None)
+        return fused and partial(fused, options=torch.nn.LinearCrossEntropyOptions())
+    module = getattr(torch.nn, lossreg.help(name)["torch"].removeprefix("torch.nn."))()
     return lambda *tensors: module(*tensors).mean()
 
 
-def add_peers(case: Case, alias: str, *arrays: np.ndarray, leaves: int = 1) -> Case:
-    if has("PyTorch"):
-        case.peers["PyTorch"] = torch_call(torch_module(alias), *arrays, leaves=leaves)
-    if has("JAX") and (formula := jax_formula(alias)):
-        case.peers["JAX"] = jax_call(formula, *arrays, leaves=leaves)
+def on_host(build: Callable[[Spec], Data], spec: Spec) -> Case:
+    """A case of NumPy arrays."""
+    data = build(spec)
+    ours = calls(data.loss, *split(data.inputs, data.leaves))
+    case = Case(max(data.inputs[: data.leaves], key=np.size), ours["lossreg"], ours.get("out="))
+    if has("PyTorch") and (twin := torch_twin(data.twin)):
+        import torch
+
+        case.peers["PyTorch"] = torch_call(twin, [torch.from_numpy(a) for a in data.inputs], data.leaves)
+    if has("JAX") and (formula := jax_formula(data.twin)):
+        case.peers["JAX"] = jax_call(formula, data.inputs, data.leaves)
     return case
 
 
-def cross_entropy(spec: Spec) -> Case:
+def cross_entropy(spec: Spec) -> Data:
     x, t = normal(spec.rng, spec.shape, spec.dtype), spec.rng.integers(0, spec.shape[1], spec.shape[0])
-    return add_peers(Case(x, *calls(lossreg.CrossEntropy(), x, t)), "ce", x, t)
+    return Data("ce", lossreg.CrossEntropy(), (x, t))
 
 
-def elementwise(spec: Spec) -> Case:
+def elementwise(spec: Spec) -> Data:
     rng = spec.rng
     x, t = normal(rng, spec.shape, spec.dtype), normal(rng, spec.shape, spec.dtype)
     if spec.work in ("bcelogits", "poissonloss", "focal"):
@@ -189,10 +222,10 @@ def elementwise(spec: Spec) -> Case:
     if spec.work == "softmargin":
         t = np.sign(t) + (t == 0)
     options = {"alpha": 0.25} if spec.work == "focal" else {}  # torchvision's default
-    return add_peers(Case(x, *calls(lossreg.loss(spec.work, **options), x, t)), spec.work, x, t)
+    return Data(spec.work, lossreg.loss(spec.work, **options), (x, t))
 
 
-def rows(spec: Spec) -> Case:
+def rows(spec: Spec) -> Data:
     """Losses of rows, and of pairs and triplets of vectors."""
     alias, rng, (n, c) = spec.work, spec.rng, spec.shape
     x, y, z = (normal(rng, spec.shape, spec.dtype) for _ in range(3))
@@ -206,55 +239,23 @@ def rows(spec: Spec) -> Case:
         "triplet": (x, y, z),
     }[alias]  # fmt: skip
     leaves = len(inputs) if alias in ("similar", "pairwise", "triplet") else len(inputs) - 1
-    guesses = inputs[:leaves] if leaves > 1 else inputs[0]
-    truths = inputs[leaves] if len(inputs) > leaves else None
-    case = Case(x, *calls(lossreg.loss(alias, reduction="mean"), guesses, truths))
-    return add_peers(case, alias, *inputs, leaves=leaves)
+    return Data(alias, lossreg.loss(alias, reduction="mean"), inputs, leaves)
 
 
-def ctc(spec: Spec) -> Case:
+def ctc(spec: Spec) -> Data:
     t, n, c, s = spec.shape
     x = normal(spec.rng, (t, n, c), spec.dtype)
     x -= np.log(np.exp(x).sum(axis=2, keepdims=True))
-    targets, frames, lengths = spec.rng.integers(1, c, (n, s)), np.full(n, t), np.full(n, s)
-    case = Case(x, *calls(lossreg.CTC(wrt="logits"), x, (targets, frames, lengths)))
-    if has("PyTorch"):
-        import torch
-
-        case.peers["PyTorch"] = torch_call(torch.nn.CTCLoss(), x, targets, frames, lengths)
-    if has("JAX"):
-        import optax
-
-        none, no_target = np.zeros((n, t), "f"), np.zeros((n, s), "f")
-        case.peers["JAX"] = jax_call(
-            lambda a, b: optax.ctc_loss(a.transpose(1, 0, 2), none, b, no_target).mean() / s, x, targets
-        )
-    return case
+    targets = spec.rng.integers(1, c, (n, s))
+    return Data("ctc", lossreg.CTC(wrt="logits"), (x, targets, np.full(n, t), np.full(n, s)))
 
 
-LINEAR = "LinearCrossEntropy.v1"
-
-
-def linear(chunked: bool, spec: Spec) -> Case:
+def linear(twin: str, spec: Spec) -> Data:
     """A linear layer without bias and cross-entropy: the gradients are those of its input and of its weight."""
     n, d, c = spec.shape
     x, weight = normal(spec.rng, (n, d), spec.dtype), normal(spec.rng, (c, d), spec.dtype) / np.float32(d**0.5)
-    t = spec.rng.integers(0, c, n)
-    case = Case(weight, *calls(lossreg.registry.losses.get(LINEAR)(), (x, weight), t))
-    if has("PyTorch"):
-        import torch
-        from torch.nn import functional
-
-        if not chunked:
-            case.peers["PyTorch"] = torch_call(
-                lambda *a: functional.cross_entropy(functional.linear(*a[:2]), a[2]), x, weight, t, leaves=2
-            )
-        elif hasattr(functional, "linear_cross_entropy"):  # torch 2.13
-            options = torch.nn.LinearCrossEntropyOptions()
-            case.peers["PyTorch"] = torch_call(
-                lambda *a: functional.linear_cross_entropy(*a, options=options), x, weight, t, leaves=2
-            )
-    return case
+    inputs = x, weight.astype(spec.dtype, copy=False), spec.rng.integers(0, c, n)
+    return Data(twin, lossreg.registry.losses.get(LINEAR)(), inputs, leaves=2)
 
 
 def thinc(name: str, spec: Spec) -> Case:
@@ -275,7 +276,7 @@ def thinc(name: str, spec: Spec) -> Case:
     else:
         guesses, truths = normal(rng, spec.shape, "f"), normal(rng, spec.shape, "f")
     ours = lossreg.registry.losses.get(f"{name}.v{3 if 'Cross' in name else 1}")(**options)
-    case = Case(np.concatenate(guesses) if options else guesses, *calls(ours, guesses, truths))
+    case = Case(np.concatenate(guesses) if options else guesses, *calls(ours, guesses, truths).values())
     if has("Thinc"):
         import thinc.api
 
@@ -299,7 +300,8 @@ def sklearn(name: str, spec: Spec) -> Case:
     if name != "PinballLoss":
         t = rng.integers(0, 2 if len(spec.shape) == 1 else spec.shape[1], n)
     labels = t.astype(spec.dtype, copy=False)
-    case = Case(x, *calls(lossreg.loss(alias, reduction="none", **options), x, t if alias == "ce" else labels))
+    ours = lossreg.loss(alias, reduction="none", **options)
+    case = Case(x, *calls(ours, x, t if alias == "ce" else labels).values())
     if has("scikit-learn"):
         import sklearn._loss
 
@@ -311,16 +313,16 @@ def sklearn(name: str, spec: Spec) -> Case:
 def all_specs() -> Iterator[Spec]:
     """In the order of the table."""
     for shape in ((32, 10), (1024, 1000), (2048, 32_000), (512, 50_257)):
-        yield Spec("ce", "float32", shape, cross_entropy)
+        yield Spec("ce", "float32", shape, partial(on_host, cross_entropy))
     for dtype in ("float16", "float64"):
-        yield Spec("ce", dtype, (1024, 1000), cross_entropy)
+        yield Spec("ce", dtype, (1024, 1000), partial(on_host, cross_entropy))
     for n in (4_000_000, 33_500_000):
         for alias in ("mse", "l1", "huber", "smoothl1", "bcelogits", "softmargin", "poissonloss", "focal"):
             if registered(alias):
-                yield Spec(alias, "float32", (n,), elementwise)
+                yield Spec(alias, "float32", (n,), partial(on_host, elementwise))
     for dtype in ("float64", "float16"):
         for alias in ("mse", "huber", "bcelogits"):
-            yield Spec(alias, dtype, (4_000_000,), elementwise)
+            yield Spec(alias, dtype, (4_000_000,), partial(on_host, elementwise))
     for alias in (
         "kl",
         "nll",
@@ -332,12 +334,13 @@ def all_specs() -> Iterator[Spec]:
         "multilabel",
         "multisoft",
     ):
-        yield Spec(alias, "float32", (4096, 1024), rows)
-    yield Spec("ctc", "float32", (200, 32, 64, 40), ctc)
+        yield Spec(alias, "float32", (4096, 1024), partial(on_host, rows))
+    yield Spec("ctc", "float32", (200, 32, 64, 40), partial(on_host, ctc))
     if registered(LINEAR):
         for n in (1024, 4096):
-            for work, chunked in (("linear_cross_entropy", True), ("linear, then cross_entropy", False)):
-                yield Spec(f"linear + ce (beside {work})", "float32", (n, 512, 32_000), partial(linear, chunked))
+            for twin in (CHUNKED, PLAIN):
+                build = partial(on_host, partial(linear, twin))
+                yield Spec(f"linear + ce (beside {twin})", "float32", (n, 512, 32_000), build)
     for name, shape in (
         ("CategoricalCrossentropy", (2048, 10_000)),
         ("SequenceCategoricalCrossentropy", (256, 22, 50)),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import THREADS
-from .cases import PEERS, Spec, all_specs, cross_entropy, elementwise, has, rows
+from .cases import PEERS, Spec, all_specs, cross_entropy, elementwise, has, on_host, rows
 from .timing import agree, copier, medians, use_threads
 
 
@@ -28,6 +30,27 @@ def line(cells: Sequence[Any]) -> str:
 
 def head(*columns: str) -> str:
     return f"{line(columns)}\n|{'---|' * len(columns)}"
+
+
+def versions(packages: Iterable[str]) -> str:
+    """Of those that are installed."""
+    found = []
+    for package in packages:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def show(report: Iterable[str], save: str | None) -> None:
+    """Prints lines as they come, and writes them to a file."""
+    lines = []
+    for text in report:
+        print(text, flush=True)
+        lines.append(text)
+        if save:
+            Path(save).write_text("\n".join(lines) + "\n", encoding="utf8")
 
 
 def probe(*arguments: str, **environment: str) -> dict[str, float]:
@@ -124,7 +147,7 @@ def overhead(runs: int) -> Iterator[str]:
     yield head("work", "lossreg", "with out=", "PyTorch")
     builds = {"ce": cross_entropy, "huber": elementwise, "mse": elementwise, "bcelogits": elementwise, "nll": rows}
     for work, build in builds.items():
-        calls = build(Spec(work, "float32", (32, 10), build)).calls
+        calls = on_host(build, Spec(work, "float32", (32, 10), build)).calls
         calls.pop("JAX", None)
         found = medians(calls, 3 * runs)
         theirs = found.get("PyTorch")
@@ -141,7 +164,7 @@ def scaling(runs: int) -> Iterator[str]:
         before: list[float] = []
         for shape in shapes:
             spec = Spec(work, "float32", shape, build)
-            call, found = build(spec).out, []
+            call, found = on_host(build, spec).out, []
             for count in (1, THREADS):
                 use_threads(count)
                 found.append(medians({"out=": call}, runs)["out="])
