@@ -989,6 +989,45 @@ def test_label_sets_in_arrays_of_ids(rng: Any) -> None:
         assert_same(make(name)(x, [np.array([0, 2]), np.array([1])]), make(name)(x, [{0, 2}, {1}]))
 
 
+@pytest.mark.parametrize(
+    ("x", "members"),
+    [
+        ([50.0, 0.0, -3.0, 1.5], {0}), ([50.0, 0.0, -3.0, 1.5], {1}), ([99.0, 0.0, 2.0, 99.0], {2}),
+        ([50.0, 49.0, -3.0, 1.5], {0, 1}), ([1.0, 0.5, -3.0, 1.5], {0, 3}), ([50.0, 49.0, -3.0, 1.5], {0, 3}),
+        ([-1.0, -2.0, 60.0, 59.0], {0, 1}), ([-1.0, -2.5, 75.0, 3.0], {0, 1}), ([-5.0, -7.0, 735.0, 734.0], {1, 0}),
+        ([-1.0, -2.5, 800.0, 799.0], {0, 1}), ([-1e4, -1e4, 0.0, -1e4], {0, 1, 3}), ([1e5, 1e5, 0.0, 1e5], {2}),
+    ],
+)  # fmt: skip
+def test_cross_entropy_of_confident_rows_and_of_candidates_far_below(
+    x: list[float], members: Any, backend: Any
+) -> None:
+    """Value and slope, p - q, to rounding; mpmath with 60 digits."""
+    mp = pytest.importorskip("mpmath", reason="mpmath is not installed: pip install mpmath")
+    with mp.workdps(60):
+        e = [mp.exp(mp.mpf(v)) for v in x]
+        inside = mp.fsum(e[i] for i in members)
+        outside = mp.fsum(v for i, v in enumerate(e) if i not in members)
+        value = float(mp.log1p(outside / inside))
+        share = [v / inside * (i in members) for i, v in enumerate(e)]
+        grad = np.array([[float(a / mp.fsum(e) - b) for a, b in zip(e, share)]])
+    truths = [members] if len(members) > 1 else [*members]
+    found = make("CrossEntropy.v1")(np.array([x]), truths)
+    assert_same(found, (grad, value), rtol=1e-14)
+
+
+def test_cross_entropy_of_candidates_that_cannot_be(backend: Any) -> None:
+    """They share the slope evenly; of the class weight 0 they cost nothing."""
+    x, truths = np.array([[-inf, -inf, 0.0, 0.0]]), [{0, 1}]
+    half = np.array([[-0.5, -0.5, 0.5, 0.5]])
+    assert_same(make("CrossEntropy.v1")(x, truths), (half, inf))
+    none = make("CrossEntropy.v1", class_weight=[0.0, 0.0, 1.0, 1.0], reduction="sum")
+    assert_same(none(x, truths), (np.zeros((1, 4)), 0.0))
+    p = np.array([[0.0, 0.0, 0.5, 0.5]])
+    loss = make("CategoricalCrossentropy.v4", wrt="logits")
+    assert_same(loss.get_grad(p, truths), half)
+    assert_same(loss.get_grad(p, [1]), np.array([[0.0, -1.0, 0.5, 0.5]]))
+
+
 @pytest.mark.parametrize("most", [0, 1, 3, 7, 8, 9, 16, 17, 20])
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_margins_of_many_labels(most: int, dtype: Any, backend: Any, rng: Any) -> None:

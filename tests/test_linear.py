@@ -574,3 +574,28 @@ def test_logits_are_never_all_there(ops: str, dtype: Any, rng: Any) -> None:
             tracemalloc.stop()
         assert peak < classes * d * 4 * (1 if dtype is np.float32 else 3) + 128 * 2**20
         assert peak < n * classes * 4 * 0.9
+
+
+def test_the_gradient_of_the_weight_is_added_up_tile_by_tile(rng: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    n, d, classes = 16, 64, 10_000
+    monkeypatch.setattr(linear, "BLOCK", 4 * classes)
+    monkeypatch.setattr(linear, "TILE", 128 * d)
+    guesses = tuple(rng.normal(size=shape).astype(np.float32) for shape in ((n, d), (classes, d)))
+    loss, truths = LinearCrossEntropy(), rng.integers(0, classes, n)
+    with lossreg.use_ops(BACKENDS["numpy"]):
+        wanted = loss(guesses, truths)
+        tracemalloc.start()
+        loss(guesses, truths, out=wanted[0])
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 4 * (4 * classes + 128 * d) + 2**18  # the weight's gradient has 2.5 MB
+
+
+def test_sums_of_half_precision_are_added_up_in_float32(rng: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float16 a small addend would be lost beside what is there."""
+    monkeypatch.setattr(linear, "BLOCK", C)  # one row at a time
+    guesses = tuple(x * np.float16(0.05) for x in layer(rng, bias=True, dtype=np.float16, n=4000))
+    wanted, _ = chained(dict(reduction="sum"), guesses, np.zeros(4000, int))
+    found = LinearCrossEntropy(reduction="sum").get_grad(guesses, np.zeros(4000, int))
+    for part, exact in zip(found, wanted):
+        assert np.abs(part - exact).max() < 1e-3 * np.abs(exact).max()

@@ -76,12 +76,11 @@ def softmax_cross_entropy(
         value = xp.where(a == 0.0, 0.0, a * (xp.where(first, 0.0, peak - picked) + log_rest))
     else:
         best = xp.row_max(xp.where(members, x, -math.inf))
-        best = xp.where(best == -math.inf, peak, best)
         f = xp.where(members, xp.where(x == best, 1.0, xp.exp(x - best)), 0.0)
         best_sum = xp.row_sum(f)
         inside, outside = xp.row_sum(xp.where(members, e, 0.0)), xp.row_sum(xp.where(members, 0.0, e))
         near = inside > 1e-30  # farther than e^-69 below the peak the ratio could underflow: take logarithms apart
-        apart = xp.where(best == peak, 0.0, peak - best) + xp.log(inside + outside) - xp.log(best_sum)
+        apart = peak - best + xp.log(outside) - xp.log(best_sum)
         nll = xp.where(near, xp.log1p(outside / inside), apart)
         value = xp.where(a == 0.0, 0.0, a * nll)
     mass = a
@@ -95,9 +94,7 @@ def softmax_cross_entropy(
             label = label + spread * e_label / total
         slope = xp.where(xp.columns(x) == ids, label, e * (mass / total))
     else:
-        even = 1.0 / xp.row_sum(xp.where(members, 1.0, 0.0))  # of a set that cannot be
-        q = xp.where(members, xp.where(best_sum == 0.0, even, f / best_sum), 0.0)
-        slope = e * (xp.where(members, mass - a, mass) / total) + q * label
+        slope = e * (xp.where(members, mass - a, mass) / total) + f / best_sum * label
     return value, slope if s is None else slope - s
 
 
