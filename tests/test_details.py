@@ -1028,6 +1028,13 @@ def test_cross_entropy_of_candidates_that_cannot_be(backend: Any) -> None:
     assert_same(loss.get_grad(p, [1]), np.array([[0.0, -1.0, 0.5, 0.5]]))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_slopes_in_probabilities_end_at_the_largest_number(dtype: Any, backend: Any) -> None:
+    loss = make("CategoricalCrossentropy.v4", wrt="probs", class_weight=[100.0, 1.0])
+    grad = loss.get_grad(np.array([[0.0, 1.0]], dtype), [0])
+    assert_same(grad, np.array([[-np.finfo(dtype).max, 0.0]], dtype))
+
+
 @pytest.mark.parametrize("most", [0, 1, 3, 7, 8, 9, 16, 17, 20])
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_margins_of_many_labels(most: int, dtype: Any, backend: Any, rng: Any) -> None:

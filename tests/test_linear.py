@@ -485,6 +485,7 @@ SHAPES = "x and weight arrays of shape (N, D) and (C, D) with C, D >= 1, got"
         ((zeros(3), zeros(4, 3)), f"{SHAPES} a float64 array of shape (3,) and a float64 array of shape (4, 3)"),
         ((zeros(2, 3), zeros(3)), f"{SHAPES} a float64 array of shape (2, 3) and a float64 array of shape (3,)"),
         ((zeros(2, 1, 3), zeros(4, 3)), f"{SHAPES} a float64 array of shape (2, 1, 3) and a float64 array of shape (4, 3)"),
+        ((zeros(2, 3), zeros(4, 3, 1)), f"{SHAPES} a float64 array of shape (2, 3) and a float64 array of shape (4, 3, 1)"),
         ((zeros(2, 3), zeros(0, 3)), f"{SHAPES} a float64 array of shape (2, 3) and a float64 array of shape (0, 3)"),
         ((zeros(2, 0), zeros(4, 0)), f"{SHAPES} a float64 array of shape (2, 0) and a float64 array of shape (4, 0)"),
         ((zeros(2, 3), zeros(3, 4)), "weight of shape (3, 3) (that of x along the last axis), got mismatched shape (3, 4)"),
