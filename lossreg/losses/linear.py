@@ -121,8 +121,8 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
     ) -> tuple[Array | None, Any]:
         """Block by block: logits, their slopes in the same place, and the products with those."""
         assert isinstance(batch, _LinearBatch)
-        ops, xp, (n, classes) = batch.ops, batch.ops.xp, batch.arrays[0].shape
-        dtype = compute_dtype(batch.arrays[0].dtype)
+        ops, xp, (all_logits,) = batch.ops, batch.ops.xp, batch.arrays  # a shape and a dtype, without memory
+        (n, classes), dtype = all_logits.shape, compute_dtype(all_logits.dtype)
         x, weight, *bias = batch.layer.arrays
         weight = weight.astype(dtype, copy=False)
         more = (bias[0][None, :] if bias else None, self.softcap, self.z_loss or None)
