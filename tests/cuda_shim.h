@@ -7,9 +7,9 @@ void shim_wait_for_block();
 void shim_wait_for_warp();
 unsigned char* shim_exchanged(unsigned lane);
 double exp(double); double expm1(double); double log(double); double log1p(double); double sqrt(double);
-double tanh(double); double pow(double, double); double fabs(double);
+double tanh(double); double pow(double, double); double fabs(double); double fmax(double, double);
 float expf(float); float expm1f(float); float logf(float); float log1pf(float); float sqrtf(float);
-float tanhf(float); float powf(float, float); float fabsf(float);
+float tanhf(float); float powf(float, float); float fabsf(float); float fmaxf(float, float); float fmaf(float, float, float); float exp2f(float);
 }
 
 #define __global__
@@ -43,6 +43,7 @@ static inline unsigned __float_as_uint(float x) { return bits_as<unsigned>(x); }
 static inline double __longlong_as_double(long long x) { return bits_as<double>(x); }
 static inline float half_to_float(unsigned short x) { return (float)bits_as<_Float16>(x); }
 static inline unsigned short float_to_half(float x) { return bits_as<unsigned short>((_Float16)x); }
+static inline float exp2_of(float x) { return exp2f(x); }
 
 // The arguments of a kernel are 8 bytes each.
 template <unsigned long... I> struct Numbers {};

@@ -193,7 +193,7 @@ def module() -> Cupy:
         linalg=types.SimpleNamespace(norm=norm),
         cuda=types.SimpleNamespace(
             runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: 0),
-            Device=lambda device: types.SimpleNamespace(attributes={"MultiProcessorCount": 2}),
+            Device=lambda device: types.SimpleNamespace(attributes={"MultiProcessorCount": 2, "L2CacheSize": 2**20}),
             get_current_stream=lambda: types.SimpleNamespace(ptr=0),
         ),
         RawKernel=RawKernel,
@@ -225,7 +225,7 @@ def installed(group: tuple[int, int] | None = (32, 32), blocks: int | None = 3) 
     try:
         with contextlib.ExitStack() as stack:
             if blocks is not None:
-                stack.enter_context(mock.patch.object(cupy_ops, "_blocks", lambda device, threads: blocks))
+                stack.enter_context(mock.patch.object(cupy_ops, "_blocks", lambda *_: blocks))
             if group is not None:
                 stack.enter_context(mock.patch.object(cupy_ops, "_group", lambda columns: group))
             if cuda_on_cpu.why_not():

@@ -24,6 +24,7 @@ from devices import to_device, to_host
 from support import assert_same, each, leaves
 
 import lossreg
+from lossreg.ops import cupy_ops
 
 GROUPS = [(32, 64), (64, 64)]
 """Threads of a row and of a block: a block has two rows at a time, or one."""
@@ -347,6 +348,17 @@ def test_ids_of_any_dtype_and_out_of_range(dtype: Any, cupy: Any, rng: Any) -> N
         close((grad[inside], values[inside]), expected(loss, guesses[inside], ids[inside]), np.float32)
 
 
+def test_indices_of_eight_bytes(cupy: Any, rng: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of rows with 2^31 columns, and of others as well if they are told to."""
+    index = cupy_ops._index
+    assert (index(2**31 - 2), index(2**31 - 1)) == ("int", "long long")
+    monkeypatch.setattr(cupy_ops, "_index", lambda columns: "long long")
+    guesses, ids = rng.normal(size=(3, 5)).astype(np.float32), np.array([4, 0, 2**32 + 1])
+    found = to_host(ROWS["label"].loss(cupy.asarray(guesses), cupy.asarray(ids)))
+    close(each(lambda x: x[:2], found), expected(ROWS["label"].loss, guesses[:2], ids[:2]), np.float32)
+    assert np.isnan(found[1][2])
+
+
 @pytest.mark.parametrize("dtype", [*ID_DTYPES, *DTYPES, np.bool_])
 @pytest.mark.parametrize("shape", [(300,), (3, 50)])
 def test_truths_of_any_dtype(shape: Any, dtype: Any, cupy: Any, rng: Any) -> None:
@@ -461,11 +473,12 @@ def launches() -> Iterator[tuple[Any, Launches]]:
     ("shape", "blocks", "threads"),
     [
         ((1, 1), 1, 256), ((8, 1024), 1, 256), ((9, 1024), 2, 256), ((1000, 5), 16, 256),
-        ((3, 1025), 3, 256), ((100, 16_384), 16, 256), ((3, 16_385), 3, 512), ((100, 16_385), 8, 512),
+        ((3, 1025), 3, 256), ((100, 1025), 16, 256), ((100, 16_384), 10, 256), ((3, 16_385), 3, 512),
+        ((100, 16_385), 8, 512), ((100, 65_536), 2, 512), ((100, 65_537), 2, 1024),
     ],
 )  # fmt: skip
 def test_a_warp_or_a_block_for_each_row(shape: Any, blocks: int, threads: int, launches: Any) -> None:
-    """As many as fit on a device of two processors at a time, of 2,048 threads each."""
+    """As many as fit on a device of two processors at a time, of 2,048 threads each, and their rows in 0.7 MB of cache."""
     cupy, made = launches
     lossreg.CrossEntropy()(cupy.asarray(np.zeros(shape, np.float32)), cupy.asarray(np.zeros(shape[0], int)))
     ((found_blocks, found_threads, arguments),) = made.noted

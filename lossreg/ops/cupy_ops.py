@@ -14,7 +14,7 @@ from ..jit.program import program
 from .alignment import backward, forward, share_of
 from .base import Array, compute_dtype
 from .compiled import CompiledOps, Kernel, row_contiguous
-from .cuda.source import ALIGNMENT, C_TYPES, PRELUDE, function_text, kernel_text, lanes_of
+from .cuda.source import ALIGNMENT, C_TYPES, PRELUDE, bytes_read_again, function_text, kernel_text, lanes_of
 
 __all__ = ["CupyOps"]
 
@@ -25,24 +25,26 @@ OPTIONS = ("-std=c++17", "-fmad=false")
 class _Kernel:
     """A formula's CUDA text, compiled for rows by a warp or by a block when it is first wanted."""
 
-    def __init__(self, text: str, numbers: list[int], total: bool, real: str, lanes: int) -> None:
+    def __init__(self, text: str, numbers: list[int], total: bool, real: str, lanes: int, again: int) -> None:
         self.text, self.numbers, self.total, self.real, self.lanes = text, numbers, total, real, lanes
-        self.functions: dict[tuple[int, int], Any] = {}
+        self.again = again
+        self.functions: dict[tuple[int, int, str], Any] = {}
 
     def __call__(self, rows: int, columns: int, elements: int, places: list[int], numbers: dict[int, float]) -> None:
         """Launch on the current stream; does not wait."""
-        group, threads = key = _group(columns)
+        group, threads = _group(columns)
+        key = group, threads, _index(columns)
         if key not in self.functions:
-            self.functions[key] = _compiled(self.source(group, threads))
-        blocks = min(-(-rows * group // threads), _blocks(_device(), threads))
+            self.functions[key] = _compiled(self.source(*key))
+        blocks = min(-(-rows * group // threads), _blocks(_device(), threads, self.again * columns * threads // group))
         arguments = [rows, columns, elements, *places, *[numbers[i] for i in self.numbers]]
         if self.total:
             arguments += _workspace()
         self.functions[key]((blocks,), (threads,), tuple(arguments))
 
-    def source(self, group: int, threads: int) -> str:
+    def source(self, group: int, threads: int, index: str) -> str:
         """The whole text."""
-        names = {"GROUP": group, "THREADS": threads, "LANES": self.lanes, "REAL": self.real}
+        names = {"GROUP": group, "THREADS": threads, "LANES": self.lanes, "REAL": self.real, "INDEX": index}
         return _defines(names) + PRELUDE + self.text
 
 
@@ -52,7 +54,15 @@ def _defines(names: dict[str, Any]) -> str:
 
 def _group(columns: int) -> tuple[int, int]:
     """(threads of a group, threads of a block): a warp for short rows, the block for long ones."""
-    return (32, 256) if columns <= 1024 else (256, 256) if columns <= 16_384 else (512, 512)
+    if columns <= 1024:
+        return 32, 256
+    threads = 256 if columns <= 16_384 else 512 if columns <= 65_536 else 1024
+    return threads, threads
+
+
+def _index(columns: int) -> str:
+    """The type of indices of columns."""
+    return "int" if columns < 2**31 - 1 else "long long"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -71,13 +81,21 @@ def _kernel(
     made = program(formula, rows, dtype, arguments, scale, weight, values, total, grads)
     real = "double" if dtype == np.float64 else "float"
     numbers = [x.args[0] for x in made.numbers]
-    return _Kernel(kernel_text(made), numbers, total, real, lanes_of(arguments[0].dtype))
+    lanes, again = lanes_of(arguments[0].dtype), bytes_read_again(made)
+    return _Kernel(kernel_text(made), numbers, total, real, lanes, again)
 
 
 @functools.lru_cache(maxsize=16)
 def _aligner(threads: int, dtype: str, stored: str, logits: bool) -> Any:
     """The alignment of log-probabilities of a dtype, with gradients stored as another."""
-    names = {"GROUP": threads, "THREADS": threads, "LANES": 1, "REAL": "double", "LOGITS": str(logits).lower()}
+    names = {
+        "GROUP": threads,
+        "THREADS": threads,
+        "LANES": 1,
+        "REAL": "double",
+        "INDEX": "int",
+        "LOGITS": str(logits).lower(),
+    }
     names |= {"IN": C_TYPES[dtype][0], "OUT": C_TYPES[stored][0]}
     functions = function_text("forward", forward, "fffbf") + function_text("backward", backward, "fffb")
     functions += function_text("share_of", share_of, "fff")
@@ -96,12 +114,16 @@ def _device() -> int:
     return int(cupy.cuda.runtime.getDevice())
 
 
-@functools.cache
-def _blocks(device: int, threads: int) -> int:
-    """How many blocks a device runs at a time."""
+@functools.lru_cache(maxsize=4096)
+def _blocks(device: int, threads: int, again: int = 0) -> int:
+    """How many blocks a device runs at a time, so that the bytes that each reads again are still in the L2 cache."""
     import cupy
 
-    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"]) * (2048 // threads)
+    attributes = cupy.cuda.Device(device).attributes
+    processors, each = int(attributes["MultiProcessorCount"]), 2048 // threads
+    if again:
+        each = max(1, min(each, int(0.7 * attributes["L2CacheSize"]) // (processors * again)))
+    return processors * each
 
 
 _workspaces: dict[tuple[Any, ...], list[int]] = {}

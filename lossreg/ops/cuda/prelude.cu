@@ -2,7 +2,7 @@
 // over a group of threads. A group is one warp or the whole block, and has one row at a time.
 //
 // Set before this text: GROUP, threads of a group; THREADS, threads of a block; LANES, elements that a thread reads at a
-// time; REAL, the type that elements are computed in.
+// time; REAL, the type that elements are computed in; INDEX, an integer type that is larger than the number of columns.
 
 typedef long long index_t;
 
@@ -24,6 +24,11 @@ __device__ inline unsigned short float_to_half(float x) {  // to nearest, ties t
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
     return bits;
 }
+__device__ inline float exp2_of(float x) {  // to 2^-22.5 of its size
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 #endif
 template <typename T> __device__ inline REAL real(T x) { return (REAL)x; }
 __device__ inline REAL real(half_t x) { return (REAL)half_to_float(x.bits); }
@@ -38,9 +43,15 @@ template <> struct Stored<half_t> {
 };
 template <> struct Stored<bfloat_t> {
     template <typename X> static __device__ inline bfloat_t of(X x) {  // to nearest, ties to even; NaN stays NaN
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+        unsigned short rounded;
+        asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded) : "f"((float)x));
+        return bfloat_t{rounded};
+#else
         const unsigned bits = __float_as_uint((float)x);
         const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
         return bfloat_t{(unsigned short)(nan ? 0x7fc0u : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+#endif
     }
 };
 
@@ -57,6 +68,12 @@ template <typename T> __device__ inline index_t skew(const T* p) {
     return (LANES - (index_t)((unsigned long long)p / sizeof(T) % LANES)) % LANES;
 }
 
+// A number of the row as an index of columns: one that is none stays none.
+__device__ inline INDEX column(index_t x) {
+    const index_t most = (index_t)(~0ULL >> (sizeof(INDEX) == 4 ? 33 : 1));
+    return (INDEX)(x < 0 ? -1 : x > most ? most : x);
+}
+
 // Functions, as NumPy has them
 
 __device__ inline double infinity() { return __longlong_as_double(0x7ff0000000000000LL); }
@@ -66,6 +83,13 @@ template <typename T> __device__ inline T minimum(T a, T b) { return a < b || a 
 template <typename T> __device__ inline T larger(T a, T b) { return a > b ? a : b; }  // where there is no NaN
 __device__ inline float f_exp(float x) { return expf(x); }
 __device__ inline double f_exp(double x) { return exp(x); }
+// e^x for x <= 0, in fewer instructions: 2^y with y = x log2(e), and to first order what y was rounded by.
+__device__ inline float f_exp_below(float x) {
+    const float z = x < -104.0f ? -104.0f : x, y = z * 1.442695041f, power = exp2_of(y);
+    const float r = fmaf(y, 1.904654300e-9f, fmaf(y, -0.6931471825f, z));  // z - y ln 2, ln 2 in two parts
+    return fmaf(power, r, power);
+}
+__device__ inline double f_exp_below(double x) { return exp(x); }
 __device__ inline float f_expm1(float x) { return expm1f(x); }
 __device__ inline double f_expm1(double x) { return expm1(x); }
 __device__ inline float f_log(float x) { return logf(x); }
@@ -78,6 +102,8 @@ __device__ inline float f_tanh(float x) { return tanhf(x); }
 __device__ inline double f_tanh(double x) { return tanh(x); }
 __device__ inline float f_pow(float x, float y) { return powf(x, y); }
 __device__ inline double f_pow(double x, double y) { return pow(x, y); }
+__device__ inline float f_max(float x, float y) { return fmaxf(x, y); }  // the other one, where one is NaN
+__device__ inline double f_max(double x, double y) { return fmax(x, y); }
 __device__ inline float f_abs(float x) { return fabsf(x); }
 __device__ inline double f_abs(double x) { return fabs(x); }
 
@@ -104,60 +130,63 @@ __device__ inline void wait() { __syncthreads(); }
 struct Add { template <typename T> __device__ T operator()(T a, T b) const { return a + b; } };
 struct Maximum { template <typename T> __device__ T operator()(T a, T b) const { return maximum(a, b); } };
 
-// The maximum of a row, how many elements have it, and the sum of e^(x - maximum) over the others, in one pass:
-// what is known of two parts of a row is brought to the larger maximum of both.
+// The maximum of a row, and the sum of e^(x - maximum) over all elements but one that has it, in one pass: what is known
+// of two parts of a row is brought to the larger maximum of both. The sum is NaN if there is a NaN in the row.
 
-// A sum of e^(x - from) as one of e^(x - to). Numbers in and out, so that a Peak stays in registers.
-__device__ __noinline__ double brought(double sum, REAL from, REAL to) { return sum * f_exp((double)from - (double)to); }
 struct Peak {
-    REAL most; double count, rest;
-    __device__ inline void add(REAL x) {
-        if (x == most) count += 1.0;
-        else if (x <= most || most != most) rest += (double)f_exp(x - most);
-        else {  // x is larger, or NaN
-            rest = brought(rest + count, most, x);
-            count = 1.0;
-            most = x;
+    REAL most; double rest;
+    template <int N> __device__ inline void add(const REAL (&x)[N]) {  // N at a time, without a branch
+        REAL lower[N], top = most, sum = 0;  // of an element and the maximum so far the lower one; NaN is always lower
+        #pragma unroll
+        for (int i = 0; i < N; i++) {
+            lower[i] = x[i] > top ? top : x[i];
+            top = f_max(top, x[i]);
         }
+        const REAL from = top == (REAL)-infinity() ? (REAL)0 : top;
+        #pragma unroll
+        for (int i = 0; i < N; i++) sum += f_exp_below(lower[i] - from);
+        rest = rest * (double)(most == top ? (REAL)1 : f_exp_below(most - from)) + (double)sum;
+        most = top;
     }
 };
-__device__ inline Peak no_peak() { return Peak{(REAL)-infinity(), 0.0, 0.0}; }
+__device__ inline Peak no_peak() { return Peak{(REAL)-infinity(), 0.0}; }
 struct Peaks {
     __device__ Peak operator()(Peak a, Peak b) const {
-        const REAL most = maximum(a.most, b.most);
-        const double a_share = a.most == most ? 1.0 : f_exp((double)a.most - (double)most);
-        const double b_share = b.most == most ? 1.0 : f_exp((double)b.most - (double)most);
-        Peak both;
-        both.most = most;
-        both.count = (a.most == most ? a.count : 0.0) + (b.most == most ? b.count : 0.0);
-        both.rest = (a.most == most ? a.rest : (a.rest + a.count) * a_share)
-                  + (b.most == most ? b.rest : (b.rest + b.count) * b_share);
-        return both;
+        const bool first = a.most >= b.most;
+        const Peak high = first ? a : b, low = first ? b : a;
+        const double share = (double)(low.most == high.most ? (REAL)1 : f_exp_below(low.most - high.most));
+        return Peak{high.most, high.rest + low.rest * share + share};  // of equal ones the same bits in either order
     }
 };
+
+// Of a whole row: the maximum is NaN, if there is one. (The sum is NaN also where two elements are infinite.)
+__device__ inline Peak with_nan(Peak x) {
+    if (x.rest != x.rest && x.most < (REAL)infinity()) x.most = (REAL)x.rest;
+    return x;
+}
 
 template <typename T> __device__ inline T exchange(T x, int step) { return __shfl_xor_sync(0xffffffffu, x, step); }
 __device__ inline Peak exchange(Peak x, int step) {
-    return Peak{exchange(x.most, step), exchange(x.count, step), exchange(x.rest, step)};
+    return Peak{exchange(x.most, step), exchange(x.rest, step)};
 }
 
 // In a fixed order, so that every thread of the group gets the same bits, each time
-template <typename T, typename Op> __device__ inline T of_warp(T x, Op op) {
-    for (int step = 16; step; step >>= 1) x = op(x, exchange(x, step));
+template <int COUNT, typename T, typename Op> __device__ inline T of_lanes(T x, Op op) {
+    #pragma unroll
+    for (int step = COUNT / 2; step; step >>= 1) x = op(x, exchange(x, step));
     return x;
 }
 template <typename T, typename Op> __device__ inline T of_block(T x, Op op) {
-    __shared__ T parts[THREADS / 32];
-    x = of_warp(x, op);
+    constexpr int WARPS = THREADS / 32;  // a power of two
+    __shared__ T parts[WARPS];
+    x = of_lanes<32>(x, op);
     __syncthreads();
     if ((threadIdx.x & 31) == 0) parts[threadIdx.x / 32] = x;
     __syncthreads();
-    T all = parts[0];
-    for (int i = 1; i < THREADS / 32; i++) all = op(all, parts[i]);
-    return all;
+    return of_lanes<WARPS>(parts[threadIdx.x % WARPS], op);
 }
 #if GROUP == 32
-template <typename T, typename Op> __device__ inline T of_group(T x, Op op) { return of_warp(x, op); }
+template <typename T, typename Op> __device__ inline T of_group(T x, Op op) { return of_lanes<32>(x, op); }
 #else
 template <typename T, typename Op> __device__ inline T of_group(T x, Op op) { return of_block(x, op); }
 #endif

@@ -21,7 +21,7 @@ from ...jit.plan import Output, Plan, below
 from ...jit.program import Program
 from ...jit.trace import ELEMENT, LIBRARY, ROW, Symbol, trace
 
-__all__ = ["ALIGNMENT", "C_TYPES", "PRELUDE", "function_text", "kernel_text", "lanes_of"]
+__all__ = ["ALIGNMENT", "C_TYPES", "PRELUDE", "bytes_read_again", "function_text", "kernel_text", "lanes_of"]
 
 PRELUDE, ALIGNMENT = ((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("prelude.cu", "ctc.cu"))
 
@@ -45,6 +45,12 @@ def lanes_of(dtype: str) -> int:
     return 16 // C_TYPES[dtype][1]
 
 
+def bytes_read_again(program: Program) -> int:
+    """Bytes of a column that more than one pass reads."""
+    arrays = program.arrays.values() if Plan(program.outputs).last else ()
+    return sum(C_TYPES[array.dtype][1] for array in arrays if array.rank == ELEMENT)
+
+
 def kernel_text(program: Program) -> str:
     """The kernel `run`, to be compiled behind PRELUDE.
 
@@ -61,7 +67,7 @@ class _Kernel:
         self.known: dict[int, str] = {}
         """Names of the numbers of the call and of the row, by key."""
         self.plan = Plan(program.outputs)
-        self.peaks = _peaks(self.plan)
+        self.peaks, self.up_to_one = _peaks(self.plan)
 
     def text(self) -> str:
         arguments = ["index_t rows", "index_t columns_total", "index_t elements"]
@@ -129,6 +135,8 @@ class _Kernel:
         for x in inside:  # numbers of the row, in the type of elements
             if x.rank != ELEMENT and x.kind == "f" and x.op != "const":
                 add(f"const REAL e{x.key}_{place} = (REAL){self.row_value(x)};")
+            elif x.rank != ELEMENT and x.kind == "i":
+                add(f"const INDEX e{x.key}_{place} = column({self.row_value(x)});")
             elif x.rank != ELEMENT:
                 self.row_value(x)
         read = [x for x in inside if x.op == "input" and x.rank == ELEMENT]
@@ -140,27 +148,29 @@ class _Kernel:
             else:
                 add(f"double v{x.key} = 0.0;")
         loaded = [f"REAL x{x.key}" if x.kind == "f" else f"bool x{x.key}" for x in read]
-        results = [f"REAL& y{k}" for k, _ in stored]
-        add(f"auto element{place} = [&]({', '.join(['const index_t j', *loaded, *results])}) {{")
+        peaks = [x for x in reductions if x.key in self.peaks]
+        results = [f"REAL& y{k}" for k, _ in stored] + [f"REAL& h{x.key}" for x in peaks]
+        add(f"auto element{place} = [&]({', '.join(['const INDEX j', *loaded, *results])}) {{")
         names: dict[int, str] = {x.key: f"x{x.key}" for x in read}
 
         def value(x: Symbol) -> str:
             if x.rank != ELEMENT:
-                if x.op == "const" or x.kind != "f":
+                if x.op == "const" or x.kind == "b":
                     return self.row_value(x, "REAL")
                 return f"e{x.key}_{place}"
             if x.key not in names:
                 if x.op == "columns":
                     return "j"
-                kind = {"f": "REAL", "b": "bool", "i": "index_t"}[x.kind]
-                add(f"const {kind} c{x.key} = {_operation(x, value, 'REAL')};")
+                kind = {"f": "REAL", "b": "bool", "i": "INDEX"}[x.kind]
+                text = f"f_exp_below({value(x.args[0])})" if x.key in self.up_to_one else _operation(x, value, "REAL")
+                add(f"const {kind} c{x.key} = {text};")
                 names[x.key] = f"c{x.key}"
             return names[x.key]
 
         for x in reductions:
             found = value(x.args[0])
             if x.key in self.peaks:
-                add(f"p{x.key}.add({found});")
+                add(f"h{x.key} = {found};")
             elif x.op == "row_max":
                 add(f"v{x.key} = maximum(v{x.key}, {found});")
             elif x.op == "row_squares":
@@ -170,12 +180,12 @@ class _Kernel:
         for k, output in stored:
             add(f"y{k} = {value(output.symbol)};")
         add("};")
-        self.over_elements(place, read, stored)
+        self.over_elements(place, read, stored, peaks)
         for x in reductions:
             if x.key in self.peaks:
                 rest, count = self.peaks[x.key]
-                add(f"p{x.key} = of_group(p{x.key}, Peaks());")
-                self.known |= {x.key: f"(double)p{x.key}.most", rest: f"p{x.key}.rest", count: f"p{x.key}.count"}
+                add(f"p{x.key} = with_nan(of_group(p{x.key}, Peaks()));")
+                self.known |= {x.key: f"(double)p{x.key}.most", rest: f"p{x.key}.rest", count: "1.0"}
             elif x.op == "row_max":
                 add(f"v{x.key} = of_group(v{x.key}, Maximum());")
                 self.known[x.key] = f"(double)v{x.key}"
@@ -183,12 +193,23 @@ class _Kernel:
                 add(f"v{x.key} = of_group(v{x.key}, Add());")
                 self.known[x.key] = f"v{x.key}"
 
-    def over_elements(self, place: int, read: list[Symbol], stored: list[tuple[int, Output]]) -> None:
+    def over_elements(
+        self, place: int, read: list[Symbol], stored: list[tuple[int, Output]], peaks: list[Symbol]
+    ) -> None:
         """The loops around `element`."""
         add = self.lines.append
 
-        def call(load: Callable[[Symbol], str], name: str) -> str:
-            return f"element{place}({', '.join(['j', *map(load, read), *(f'{name}{k}' for k, _ in stored)])});"
+        def call(load: Callable[[Symbol], str], i: str) -> str:
+            found = [*(f"z{k}" for k, _ in stored), *(f"h{x.key}[{i}]" for x in peaks)]
+            return f"element{place}({', '.join(['j', *map(load, read), *found])});"
+
+        def heights(count: str) -> None:
+            for x in peaks:
+                add(f"REAL h{x.key}[{count}];")
+
+        def to_peaks() -> None:
+            for x in peaks:
+                add(f"p{x.key}.add(h{x.key});")
 
         def converted(x: Symbol, source: str) -> str:
             return f"real({source})" if x.kind == "f" else f"({source} != 0)"
@@ -203,30 +224,34 @@ class _Kernel:
             add("const index_t head = columns;")
         add("const index_t tail = columns - (columns - head) % LANES;")
         if not stored:
-            add("#pragma unroll 4")
+            add("#pragma unroll 2")
         add("for (index_t start = head + (index_t)lane() * LANES; start < tail; start += (index_t)GROUP * LANES) {")
         for x in read:
             kind = self.c_type(x.args[0])
             add(f"const Pack<{kind}> b{x.key} = *(const Pack<{kind}>*)(r{x.args[0]} + start);")
         for k, output in stored:
             add(f"Pack<{C_TYPES[output.array.dtype][0]}> q{k};")
+        heights("LANES")
         add("#pragma unroll")
         add("for (int i = 0; i < LANES; i++) {")
-        add("const index_t j = start + i;")
+        add("const INDEX j = (INDEX)start + i;")
         for k, _ in stored:
             add(f"REAL z{k};")
-        add(call(lambda x: converted(x, f"b{x.key}.at[i]"), "z"))
+        add(call(lambda x: converted(x, f"b{x.key}.at[i]"), "i"))
         for k, output in stored:
             add(f"q{k}.at[i] = Stored<{C_TYPES[output.array.dtype][0]}>::of(z{k});")
         add("}")
+        to_peaks()
         for k, output in stored:
             add(f"*(Pack<{C_TYPES[output.array.dtype][0]}>*)(w{k} + start) = q{k};")
         add("}")
         add("for (index_t i = lane(); i < head + columns - tail; i += GROUP) {")
-        add("const index_t j = i < head ? i : i - head + tail;")
+        add("const INDEX j = (INDEX)(i < head ? i : i - head + tail);")
+        heights("1")
         for k, _ in stored:
             add(f"REAL z{k};")
-        add(call(lambda x: converted(x, f"r{x.args[0]}[j]"), "z"))
+        add(call(lambda x: converted(x, f"r{x.args[0]}[j]"), "0"))
+        to_peaks()
         for k, output in stored:
             add(f"w{k}[j] = Stored<{C_TYPES[output.array.dtype][0]}>::of(z{k});")
         add("}")
@@ -306,19 +331,22 @@ def _constant(x: Symbol, real: str) -> str:
     return f"({real}){value!r}"
 
 
-def _peaks(plan: Plan) -> dict[int, tuple[int, int]]:
-    """Maxima whose sum of exponentials and count come out of the same pass: {maximum: (sum, count)}, by keys.
+def _peaks(plan: Plan) -> tuple[dict[int, tuple[int, int]], set[int]]:
+    """Maxima whose sum of exponentials comes out of the same pass: {maximum: (sum, count)}, and exponentials up to 1.
 
-    The sum is that of where(x == maximum, 0, e^where(x == maximum, 0, x - maximum)).
+    They are e = e^where(x == maximum, 0, x - maximum), and the sum is that of where(x == maximum, 0, e). The pass has
+    the sum of e over all elements but one that is the maximum, so the count is 1 beside it.
     """
     found: dict[int, tuple[int, int]] = {}
+    up_to_one: set[int] = set()
     later = {x.key: x for group in plan.reduced[1:] for x in group}
     for x in (x for group in plan.reduced for x in group if x.op == "row_max"):
         graph, of = x.graph, x.args[0]
         at_peak = of == x
         e = graph.call("exp", graph.where(at_peak, 0.0, of - x))
+        up_to_one.add(e.key)
         rest = graph.make("row_sum", (graph.where(at_peak, 0.0, e),), ROW, "f")
         count = graph.make("row_count", (at_peak,), ROW, "f")
         if rest.key in later and count.key in later:
             found[x.key] = (rest.key, count.key)
-    return found
+    return found, up_to_one
