@@ -1035,6 +1035,13 @@ def test_slopes_in_probabilities_end_at_the_largest_number(dtype: Any, backend: 
     assert_same(grad, np.array([[-np.finfo(dtype).max, 0.0]], dtype))
 
 
+def test_margins_are_compiled_for_few_numbers_of_labels() -> None:
+    loss, x = make("MultiLabelMargin.v1"), np.zeros((2, 20))
+    for most, width in ((0, 1), (1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (8, 8), (9, 16)):
+        _, _, ids = loss.read_truths(loss.read_guesses(x), [set(range(most)), set()], True).targets
+        assert ids.shape == (2, width)
+
+
 @pytest.mark.parametrize("most", [0, 1, 3, 7, 8, 9, 16, 17, 20])
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_margins_of_many_labels(most: int, dtype: Any, backend: Any, rng: Any) -> None:
