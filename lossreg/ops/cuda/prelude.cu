@@ -191,12 +191,12 @@ template <typename T, typename Op> __device__ inline T of_group(T x, Op op) { re
 template <typename T, typename Op> __device__ inline T of_group(T x, Op op) { return of_block(x, op); }
 #endif
 
-// The total of a call: each block leaves its part, and the block that is last adds them up in order.
+// The total of a call: each block leaves the parts of its threads, and the block that is last adds them up in order.
 // `ticket` is 0 before and after each call.
 
 __device__ inline void add_up(double part, double* parts, unsigned* ticket, double* total) {
     __shared__ bool is_last;
-    part = of_block(lane() == 0 ? part : 0.0, Add());
+    part = of_block(part, Add());
     if (threadIdx.x == 0) {
         parts[blockIdx.x] = part;
         __threadfence();

@@ -68,6 +68,8 @@ class _Kernel:
         """Names of the numbers of the call and of the row, by key."""
         self.plan = Plan(program.outputs)
         self.peaks, self.up_to_one = _peaks(self.plan)
+        self.summed: int | None = None
+        """The key of the total, where that is the sum of all elements."""
 
     def text(self) -> str:
         arguments = ["index_t rows", "index_t columns_total", "index_t elements"]
@@ -99,12 +101,14 @@ class _Kernel:
         picks = [x for x in below([o.symbol for o in self.outputs], through=True) if x.op == "pick"]
         for x in picks:  # before anything is stored: an output may lie where its input lies
             self.row_value(x)
+        rows = [(k, o) for k, o in enumerate(self.outputs) if o.array.rank == ROW]
+        if len(rows) == 1 and total is not None and not self.plan.last and rows[0][1].symbol.op == "row_sum":
+            self.summed = rows.pop()[1].symbol.key  # a sum of elements: threads add up their own
         for place in range(self.plan.last + 1):
             if place == self.plan.last and picks:
                 add("wait();")
             if place == self.plan.last or any(x.key not in self.known for x in self.plan.reduced[place]):
                 self.loop(place)
-        rows = [(k, o) for k, o in enumerate(self.outputs) if o.array.rank == ROW]
         found = [(k, o, self.row_value(o.symbol)) for k, o in rows]
         if found:
             add("if (lane() == 0) {")
@@ -186,6 +190,8 @@ class _Kernel:
                 rest, count = self.peaks[x.key]
                 add(f"p{x.key} = with_nan(of_group(p{x.key}, Peaks()));")
                 self.known |= {x.key: f"(double)p{x.key}.most", rest: f"p{x.key}.rest", count: "1.0"}
+            elif x.key == self.summed:
+                add(f"part += v{x.key};")
             elif x.op == "row_max":
                 add(f"v{x.key} = of_group(v{x.key}, Maximum());")
                 self.known[x.key] = f"(double)v{x.key}"
