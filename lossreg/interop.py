@@ -43,17 +43,19 @@ def foreign_arrays(method: Method) -> Method:
     @functools.wraps(method)
     def at_boundary(self: Any, *arguments: Any, **named: Any) -> Any:
         if named:
-            arguments = parameters.bind(self, *arguments, **named).args[1:]
-        for x in arguments:
+            bound = parameters.bind(self, *arguments, **named)
+            arguments, named = bound.args[1:], bound.kwargs
+        for x in (*arguments, *named.values()):
             if type(x) not in OURS and is_foreign(x):
                 break
         else:
-            return method(self, *arguments)
-        visit = _Visit(type(self).__name__)
-        first = next(arrays_in(arguments[0]), None)
+            return method(self, *arguments, **named)
+        visit = _Visit((self if isinstance(self, type) else type(self)).__name__)
+        first = next(arrays_in((arguments or tuple(named.values()))[0]), None)
         with _library(type(first)).scope(first) if _kind(type(first)) == "foreign" else contextlib.nullcontext():
             inside = [visit.inside(x, name) for x, name in zip(arguments, names, strict=False)]
-            return visit.outside(method(self, *inside), first)
+            more = {name: visit.inside(x, name) for name, x in named.items()}
+            return visit.outside(method(self, *inside, **more), first)
 
     return cast(Method, at_boundary)
 

@@ -356,6 +356,7 @@ class AverageState(AutoState):
         return cls(parent=parent)
 
     @classmethod
+    @foreign_arrays
     def from_values(cls, values: Any, *, mask: Any = None) -> Self:
         """The state of an array of values, each with the weight of a mask whose first axes are those of the values.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import sys
 import types
 from collections.abc import Iterator
@@ -239,6 +240,61 @@ def test_terms_find_them_in_their_context(library: Library, rng: Any) -> None:
     assert_same(library.back(found["out.logits"]), grads["out.logits"])
     state, sums = total.get_state_and_grad(theirs)
     assert_same(library.back(state.scale(sums)["out.logits"]), grads["out.logits"], rtol=1e-14, atol=1e-16)
+
+
+def of_metrics(rng: Any) -> dict[str, dict[str, Any]]:
+    """What each metric that reads arrays takes."""
+    logits, labels, mask = rng.normal(size=(8, 3)), np.arange(8) % 3, np.arange(8) % 4 > 0
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return {
+        "Accuracy.v1": dict(labels=labels, logits=logits, mask=mask),
+        "Accuracy.v1 of labels": dict(labels=labels, pred_labels=labels[::-1], mask=mask),
+        "BinaryAccuracy.v1": dict(logits=logits[:, 0], labels=labels % 2, mask=mask),
+        "Histogram.v1": dict(tensor=logits),
+        "Norm.v1": dict(tensor=logits, mask=mask),
+        "Precision1.v1": dict(logits=logits, labels=(logits > 0.5).astype(int)),
+        "RocAuc.v1": dict(logits=probs, labels=labels, mask=mask),
+        "ShowImages.v1": dict(images=probs.reshape(2, 4, 3, 1)),
+        "ShowTable.v1": dict(columns={"a": labels, "b": probs[:, 0]}),
+        "SingleDimension.v1": dict(tensor=logits),
+        "Std.v1": dict(values=logits, mask=mask),
+    }
+
+
+NO_ARRAYS = {"Noop.v1", "SkipIfMissing.v1", "TreeMap.v1", "TreeReduce.v1"}
+
+
+@pytest.mark.parametrize("name", of_metrics(np.random.default_rng(0)))
+def test_metrics(name: str, library: Library, rng: Any) -> None:
+    """Also as a context; their states keep nothing that changes with the caller's arrays."""
+    pytest.importorskip("PIL", reason="pillow is not installed")
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    given = of_metrics(rng)[name]
+    theirs = {
+        key: {column: library.make(x) for column, x in value.items()} if isinstance(value, dict) else library.to(value)
+        for key, value in given.items()
+    }
+    paths = {} if name == "ShowTable.v1" else {key: key for key in given}
+    metric = registry.metrics.get(name.split()[0])(**paths)
+    states, expected = (metric.get_state(**theirs), metric.get_state(**given)), pickle.dumps(metric(**given))
+    assert pickle.dumps(metric(**theirs)) == expected
+    assert not paths or pickle.dumps(metric(context=theirs)) == expected
+    for x in (*given.values(), *(theirs.values() if library.name == "torch" else ())):
+        for part in x.values() if isinstance(x, dict) else [x]:
+            part[...] = 0
+    for state in states:
+        assert pickle.dumps(state.finalize().compute()) == expected
+
+
+def test_all_metrics_are_tried(rng: Any) -> None:
+    assert {name.split()[0] for name in of_metrics(rng)} | NO_ARRAYS == set(registry.metrics.names())
+
+
+def test_states_of_values(library: Library, rng: Any) -> None:
+    values, mask = rng.normal(size=(2, 3)), np.array([[True], [False]])
+    found = lossreg.AverageState.from_values(library.make(values), mask=library.make(mask))
+    assert type(found.total) is float
+    assert (found.total, found.count) == (values[0].sum(), 3.0)
 
 
 def test_functions_and_keywords(library: Library, rng: Any) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..checks import OneOf, check_domain, check_shape, describe, fail
 from ..config import register
+from ..interop import foreign_arrays
 from ..losses.labels import LabelOptions
 from ..ops import get_ops
 from ..schema import Problem
@@ -62,6 +63,7 @@ class Accuracy(Metric, LabelOptions):
         """The reader of labels."""
         return Labels(type(self).__name__, self.names, self.missing_value, self.neg_prefix)
 
+    @foreign_arrays
     def get_state(self, labels: Any, logits: Any = None, pred_labels: Any = None, mask: Any = None) -> State:
         """Counts of a batch, from logits or from predicted labels."""
         if (logits is None) == (pred_labels is None):
@@ -138,6 +140,7 @@ class BinaryAccuracy(Metric):
     class State(AverageState):
         """Right items, and items."""
 
+    @foreign_arrays
     def get_state(self, logits: Any, labels: Any, mask: Any = None) -> State:
         """Counts of a batch."""
         batch = read_batch(type(self).__name__, logits)
@@ -173,6 +176,7 @@ class Precision1(Metric):
     class State(AverageState):
         """The sum of the labels of the best classes, and rows."""
 
+    @foreign_arrays
     def get_state(self, logits: Any, labels: Any, mask: Any = None) -> State:
         """The sum and the count of a batch."""
         batch = read_batch(type(self).__name__, logits, layout=-1)

@@ -12,6 +12,7 @@ from annotated_types import Ge
 
 from ..checks import fail
 from ..config import register
+from ..interop import foreign_arrays
 from ..state import AutoState, concat_field
 from ..truths import Labels
 from .base import Key, Metric
@@ -87,6 +88,7 @@ class RocAuc(Metric):
         """The reader of labels."""
         return Labels(type(self).__name__, None, None, None, sets=False)
 
+    @foreign_arrays
     def get_state(self, logits: Any, labels: Any, mask: Any = None) -> State:
         """The rows of a batch."""
         rows = Rows.read(self.reader, logits, labels, mask)
@@ -94,7 +96,7 @@ class RocAuc(Metric):
         if max(self.unique_labels or (0,)) >= columns:
             raise fail(type(self).__name__, "logits", f"with a column for each of {self.unique_labels}", f"{columns}")
         weight = rows.ops.xp.ones(len(rows.logits)) if rows.weight is None else rows.weight
-        return self.State(rows.logits, rows.targets.ids, weight)
+        return self.State(rows.logits.copy(), rows.targets.ids.copy(), weight.copy())  # the caller's may change
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:

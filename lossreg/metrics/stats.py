@@ -11,6 +11,7 @@ import numpy as np
 
 from ..checks import describe, fail
 from ..config import register
+from ..interop import foreign_arrays
 from ..ops import get_ops
 from ..schema import INFINITY_ALLOWED, Problem
 from ..state import AverageState, State, max_field, weighed
@@ -76,6 +77,7 @@ class Norm(Metric):
         return self.ord if isinstance(self.ord, float) else 2.0
 
     @np.errstate(all="ignore")
+    @foreign_arrays
     def get_state(self, tensor: Any, mask: Any = None) -> State:
         """The norms of a batch."""
         name = type(self).__name__
@@ -137,6 +139,7 @@ class Std(Metric):
             """The standard deviation."""
             return _ratio(self.squares, self.count) ** 0.5
 
+    @foreign_arrays
     def get_state(self, values: Any, mask: Any = None) -> State:
         """Count, mean and squares of a batch."""
         name = type(self).__name__
@@ -168,6 +171,7 @@ class SingleDimension(Metric):
     class State(AverageState):
         """The sum of the column, and rows."""
 
+    @foreign_arrays
     def get_state(self, tensor: Any) -> State:
         """Sum and count of a batch."""
         name = type(self).__name__

@@ -10,6 +10,7 @@ import numpy as np
 from annotated_types import Ge
 
 from ..config import register
+from ..interop import foreign_arrays
 from ..metrics import AutoState, Key, Metric, concat_field
 from ..metrics.optional import optional
 from ..metrics.rows import as_array
@@ -74,9 +75,10 @@ class Histogram(Metric):
             counts, edges = np.histogram(finite, self.parent.num_buckets, _range(finite, self.parent.num_buckets))
             return Buckets(counts, edges, numbers.size - finite.size)
 
+    @foreign_arrays
     def get_state(self, tensor: Any) -> State:
         """The numbers of a batch."""
-        return self.State(as_array(type(self).__name__, "tensor", tensor).reshape(-1))
+        return self.State(as_array(type(self).__name__, "tensor", tensor).reshape(-1).copy())
 
 
 def _range(numbers: np.ndarray, buckets: int) -> tuple[float, float]:

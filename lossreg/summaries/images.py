@@ -11,6 +11,7 @@ from annotated_types import Ge
 
 from ..checks import describe, fail
 from ..config import register
+from ..interop import foreign_arrays
 from ..metrics import AutoState, Key, Metric, truncate_field
 from ..metrics.optional import optional
 from ..ops import get_ops
@@ -94,6 +95,7 @@ class ShowImages(Metric):
         if self.in_vrange is not None and not self.in_vrange[0] < self.in_vrange[1]:
             yield "in_vrange", f"should be (low, high) with low < high, got {self.in_vrange}"
 
+    @foreign_arrays
     def get_state(self, images: Any) -> State:
         """The first images of a batch, scaled."""
         name = type(self).__name__

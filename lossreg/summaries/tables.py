@@ -11,6 +11,7 @@ from annotated_types import Ge
 from ..checks import describe, fail
 from ..config import register
 from ..functional import Table
+from ..interop import foreign_arrays
 from ..metrics import AutoState, Metric, truncate_field
 from ..ops import get_ops
 
@@ -61,11 +62,12 @@ class ShowTable(Metric):
     def __hash__(self) -> int:
         return hash((tuple((self.columns or {}).items()), self.num_rows))
 
+    @foreign_arrays
     def get_state(self, columns: Mapping[str, Any]) -> State:
         """The first rows of a batch."""
         if not isinstance(columns, Mapping):
             raise fail(type(self).__name__, "columns", "to be a dict of columns", describe(columns))
-        first = {name: _column(column)[: self.num_rows] for name, column in columns.items()}
+        first = {name: _column(column)[: self.num_rows].copy() for name, column in columns.items()}
         lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) > 1:
             raise fail(type(self).__name__, "columns", "of one length", str(lengths))
