@@ -15,7 +15,18 @@ from support import assert_same, frozen
 from table import ROWS, TRUE_ROWS, Row
 
 import lossreg
-from lossreg import CTC, ConfigError, CrossEntropy, Huber, InfoNCE, LinearCrossEntropy, Ragged, Sequence, registry
+from lossreg import (
+    CTC,
+    ConfigError,
+    CosineEmbedding,
+    CrossEntropy,
+    Huber,
+    InfoNCE,
+    LinearCrossEntropy,
+    Ragged,
+    Sequence,
+    registry,
+)
 from lossreg.ragged import is_ragged
 
 ITEM_ROWS = [row for row in TRUE_ROWS if row.axis == 0 and row.name != "Sequence.v1"]
@@ -699,12 +710,20 @@ def test_masks_of_padded_batches_broadcast(rng: Any) -> None:
     expected = Huber()(x, t, mask=full)
     for mask in (full, full[:, :, :1], full[:1], full[:1, :, 0], full[:, :, 0], full[:, :, 0].tolist()):
         assert_same(loss(x, t, mask=mask), expected, rtol=1e-15)
+    weighted = Huber().get_loss(x, t, sample_weight=full)
+    assert_same(loss.get_loss(x, t, sample_weight=full[:1, :, 0]), weighted, rtol=1e-15)
     assert_same(loss(x, t, mask=1.0, sample_weight=np.array(2.0))[1], 2 * Huber().get_loss(x, t), rtol=1e-15)
     out = np.empty((2, 4, 3)).swapaxes(1, 2)
     assert loss(x, t, out=out)[0] is out
     assert_same(out, Huber().get_grad(x, t))
     integers = loss(np.ones((2, 3), int), np.zeros((2, 3)))
     assert integers[0].dtype == np.float64
+
+
+def test_lists_of_several_outputs_are_those_of_the_calculator(rng: Any) -> None:
+    a, b = ([rng.normal(size=(n, 3)) for n in (2, 1)] for _ in range(2))
+    signs = [[1, -1], [1]]
+    assert_same(Sequence(CosineEmbedding())((a, b), signs), CosineEmbedding()((a, b), signs))
 
 
 def test_what_any_part_lacks_is_left_out(rng: Any) -> None:
@@ -731,6 +750,7 @@ SEQUENCE_BAD: list[tuple[Any, Any, Any, dict[str, Any], str]] = [
     (CrossEntropy(), np.zeros((2, 3)), IDS, {}, "expected guesses of shape (B, T, ...), with 3 axes or more and B and T alike, got (2, 3)."),
     (Huber(), np.zeros(2), IDS, {}, "with 2 axes or more and B and T alike, got (2,)."),
     (InfoNCE(), (PADDED, PADDED[:, :2]), None, {}, "B and T alike, got (2, 3, 4) and (2, 2, 4)."),
+    (InfoNCE(), (PADDED[:, :2], PADDED), None, {}, "B and T alike, got (2, 2, 4) and (2, 3, 4)."),
     (InfoNCE(), PADDED, None, {}, "expected guesses to be a tuple (queries, keys), got a float64 array of shape (2, 3, 4)."),
     (CrossEntropy(), "none", IDS, {}, "expected guesses to be an array, got 'none'."),
     (CrossEntropy(), (PADDED,), IDS, {}, "expected guesses to be an array, got a tuple of 1."),
@@ -738,12 +758,14 @@ SEQUENCE_BAD: list[tuple[Any, Any, Any, dict[str, Any], str]] = [
     (CrossEntropy(), PADDED, IDS[0], {}, "expected truths of shape (2, 3) or (2, 3, ...), got a int64 array of shape (3,)."),
     (CrossEntropy(), PADDED, IDS[:1], {}, "expected truths of shape (2, 3) or (2, 3, ...)"),
     (CrossEntropy(), PADDED, [[0, 1, 2]], {}, "expected truths to have 2 parts, each of at most 3 items, got a list of 1."),
+    (CrossEntropy(), PADDED, [[0], [1], [2]], {}, "expected truths to have 2 parts, each of at most 3 items, got a list of 3."),
     (CrossEntropy(), PADDED, [[0, 1, 2, 3], []], {}, "expected truths to have 2 parts, each of at most 3 items, got a list of 2."),
     (CrossEntropy(), PADDED, ["cat", "dog"], {}, "expected truths to have 2 parts, each of at most 3 items, got a list of 2."),
     (CrossEntropy(), PADDED, [0, 1], {}, "expected truths to have 2 parts"),
     (CrossEntropy(), PADDED, Ragged(np.zeros(5, int), [4, 1]), {}, "expected truths to have 2 parts, each of at most 3 items, got a Ragged of 2."),
     (CrossEntropy(), PADDED, 3, {}, "got 3."), (CrossEntropy(), PADDED, ..., {}, "expected truths beside guesses, got none."),
     (CrossEntropy(), PADDED, IDS, dict(mask=np.ones((2, 2))), "expected mask of shape (2, 3) or (2, 3, ...), got a float64 array of shape (2, 2)."),
+    (CrossEntropy(), PADDED, IDS, dict(mask=np.ones(2)), "expected mask of shape (2, 3) or (2, 3, ...)"),
     (CrossEntropy(), PADDED, IDS, dict(mask=np.ones(3)), "expected mask of shape (2, 3) or (2, 3, ...)"),
     (CrossEntropy(), PADDED, IDS, dict(mask=[[1, 1, 1, 1], [1]]), "expected mask to have 2 parts"),
     (CrossEntropy(), PADDED, IDS, dict(out=PADDED[:1].copy()), "expected out to be a float64 array of shape (2, 3, 4) on numpy"),
