@@ -1016,12 +1016,13 @@ def test_cross_entropy_of_confident_rows_and_of_candidates_far_below(
 
 
 def test_cross_entropy_of_candidates_that_cannot_be(backend: Any) -> None:
-    """They share the slope evenly; of the class weight 0 they cost nothing."""
+    """They share the slope evenly; of the class weight 0 they cost nothing, nor does a single label."""
     x, truths = np.array([[-inf, -inf, 0.0, 0.0]]), [{0, 1}]
     half = np.array([[-0.5, -0.5, 0.5, 0.5]])
     assert_same(make("CrossEntropy.v1")(x, truths), (half, inf))
     none = make("CrossEntropy.v1", class_weight=[0.0, 0.0, 1.0, 1.0], reduction="sum")
-    assert_same(none(x, truths), (np.zeros((1, 4)), 0.0))
+    for zero in (truths, [1]):
+        assert_same(none(x, zero), (np.zeros((1, 4)), 0.0))
     p = np.array([[0.0, 0.0, 0.5, 0.5]])
     loss = make("CategoricalCrossentropy.v4", wrt="logits")
     assert_same(loss.get_grad(p, truths), half)

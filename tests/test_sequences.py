@@ -599,8 +599,9 @@ def test_ctc_of_lists(options: Any, beside: str, dtype: Any, backend: Any, rng: 
 
 def test_ctc_without_lengths_takes_all(rng: Any) -> None:
     x = log_probs(rng, 4, 2, 3)
-    expected = CTC()(x, ([[1, 2], [1, 1]], [4, 4], [2, 2]))
-    for truths in (([[1, 2], [1, 1]], None, None), (np.array([[1, 2], [1, 1]]), None, None)):
+    rows = [[1, 2, 1], [2, 1, 2]]
+    expected = CTC()(x, (rows, [4, 4], [3, 3]))
+    for truths in ((rows, None, None), (np.array(rows), None, None)):
         assert_same(CTC()(x, truths), expected)
     assert_same(CTC()(x[:, 0], ([1, 2], None, None))[1], CTC()([x[:, 0]], [[1, 2]])[1])
     assert_same(CTC()(x[:, 0], ([], None, None)), CTC()(x[:, 0], ([], 4, 0)))
@@ -631,6 +632,7 @@ CTC_BAD: list[tuple[Any, Any, str]] = [
     (["x"], Ragged(np.array([1, 2]), [1]), "expected lengths of targets to sum to 2 (the items of data), got 1."),
     (["x"], ([[1]], [2]), "got a tuple of 2."),
     ([np.zeros(3)], [[1]], "expected guesses of a sequence of shape (Ti, C), got shape (3,)."),
+    ([np.zeros((3, 1, 4))], [[1]], "expected guesses of a sequence of shape (Ti, C), got shape (3, 1, 4)."),
 ]  # fmt: skip
 
 
@@ -808,6 +810,13 @@ def test_sequences_stay_on_the_device(row: Row, beside: str, cupy: Any, rng: Any
             grad, value = Sequence(loss)(padded, short if on_host else d_truths, **d_weights)
             value = unpadded(to_host(value)) if reduction == "none" else to_host(value)
             assert_same((unpadded(to_host(grad)), value), expected, rtol=1e-12, atol=1e-15)
+
+
+def test_masks_of_the_host_beside_padded_arrays_of_a_device(cupy: Any, rng: Any) -> None:
+    x, t = rng.normal(size=(2, 2, 3, 4))
+    mask = np.array([[True], [False]])
+    grad, value = Sequence(Huber())(cupy.asarray(x), cupy.asarray(t), mask=mask)
+    assert_same((to_host(grad), to_host(value)), Sequence(Huber())(x, t, mask=mask), rtol=1e-12)
 
 
 def to_device_each(cupy: Any, weights: dict[str, Any]) -> dict[str, Any]:
