@@ -211,12 +211,10 @@ def installed(group: tuple[int, int] | None = (32, 32), blocks: int | None = 3) 
     import lossreg.ops
     from lossreg.ops import Ops, cupy_ops
 
-    device_blocks = cupy_ops._blocks
-
     def forget() -> None:
         lossreg.ops._cupy.cache_clear()
         cupy_ops._workspaces.clear()
-        for cache in (cupy_ops._kernel, cupy_ops._aligner, device_blocks):
+        for cache in (cupy_ops._kernel, cupy_ops._aligner, cupy_ops._limits):
             cache.cache_clear()
 
     before = sys.modules.get("cupy")

@@ -114,15 +114,21 @@ def _device() -> int:
     return int(cupy.cuda.runtime.getDevice())
 
 
-@functools.lru_cache(maxsize=4096)
-def _blocks(device: int, threads: int, again: int = 0) -> int:
-    """How many blocks a device runs at a time, so that the bytes that each reads again are still in the L2 cache."""
+@functools.cache
+def _limits(device: int) -> tuple[int, int]:
+    """Multiprocessors of a device, and bytes of its L2 cache."""
     import cupy
 
     attributes = cupy.cuda.Device(device).attributes
-    processors, each = int(attributes["MultiProcessorCount"]), 2048 // threads
+    return int(attributes["MultiProcessorCount"]), int(attributes["L2CacheSize"])
+
+
+def _blocks(device: int, threads: int, again: int = 0) -> int:
+    """How many blocks a device runs at a time, so that the bytes that each reads again are still in the L2 cache."""
+    processors, cache = _limits(device)
+    each = 2048 // threads
     if again:
-        each = max(1, min(each, int(0.7 * attributes["L2CacheSize"]) // (processors * again)))
+        each = max(1, min(each, int(0.7 * cache) // (processors * again)))
     return processors * each
 
 
