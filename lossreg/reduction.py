@@ -67,7 +67,7 @@ def weigh(
         count = float(size) if normalize_by == "values" else _sum(batch, (kept, counted), size)
     else:
         count = _sum(batch, (sample_weight, counted, kept if normalize_by == "mask" else None), size)
-    return Weights(items, count, 1.0 if count is None else batch.ops.inverse(count))
+    return Weights(items, count, 1.0 if count is None else batch.ops.quotient(1.0, count))
 
 
 def _by_sequence(
@@ -95,11 +95,11 @@ def _by_sequence(
             items, counts = counts, ops.xp.zeros(len(batch))
             ops.xp.add.at(counts, ops.asarray(owner), items)
         count = ops.scalar(ops.xp.sum(counts != 0, dtype="float64"))
-    share = ops.inverse(counts)
+    share = ops.quotient(1.0, counts)
     if owner is not None:
         share = share[ops.asarray(owner)]
     share = share.reshape((len(share), *(1 for _ in shape[1:]))[: len(shape)])
-    return Weights(_product(batch, (share, kept, sample_weight)), count, ops.inverse(count))
+    return Weights(_product(batch, (share, kept, sample_weight)), count, ops.quotient(1.0, count))
 
 
 def item_array(batch: Batch, what: str, value: Any, *, upper: float, check: bool) -> Array:
@@ -158,5 +158,5 @@ def _sum(batch: Batch, factors: Iterable[Array | None], size: int) -> Any:
     product = _product(batch, factors)
     if product is None:
         return float(size)
-    total = batch.ops.xp.sum(product, dtype="float64") * (size / product.size if product.size else 0.0)
-    return batch.ops.scalar(total)
+    total = batch.ops.xp.sum(product, dtype="float64")
+    return batch.ops.scalar(total if product.size == size else total * (size / product.size if product.size else 0.0))

@@ -373,7 +373,7 @@ class AverageState(AutoState):
             return self.total
         if isinstance(self.count, (int, float)):
             return self.total / self.count if self.count else 0.0
-        return self.total * get_ops(self.count).inverse(self.count)
+        return get_ops(self.count).quotient(self.total, self.count)
 
 
 class LossState(AverageState):
@@ -389,7 +389,7 @@ class LossState(AverageState):
             return 1.0
         if isinstance(self.count, (int, float)):
             return 1.0 / self.count if self.count else 0.0
-        return get_ops(self.count).inverse(self.count)
+        return get_ops(self.count).quotient(1.0, self.count)
 
     @foreign_arrays
     def scale(self, gradients: Any) -> Any:

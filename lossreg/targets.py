@@ -17,8 +17,8 @@ __all__ = ["Targets"]
 class Targets:
     """The truths of N rows. Either `rows` is given, or `ids`, or the candidate sets of CSR `indptr` and `ids`.
 
-    A set is the listed ids, or all others where `negated`. Where `present` is false the ids mean nothing but are in
-    range. Arrays lie on the guesses' backend, but for `indptr`, which is needed to cut blocks.
+    A set is the listed ids, or all others where `negated`. Where `present` is false the ids mean nothing; on a device
+    they may be out of range there. Arrays lie on the guesses' backend, but for `indptr`, which is needed to cut blocks.
     """
 
     ops: Ops
@@ -75,6 +75,12 @@ class Targets:
         return Targets(ops, ids, rows, self.indptr, negated, present)
 
     @property
+    def indices(self) -> Array:
+        """The ids, and 0 for rows that are not present."""
+        unseen = self.ops.on_device and self.present is not None and self.indptr is None
+        return self.ops.xp.where(self.present, self.ids, 0) if unseen else self.ids
+
+    @property
     def has_sets(self) -> bool:
         """Whether `ids` alone does not say it: there are negated labels or sets of labels."""
         return self.negated is not None or self.indptr is not None
@@ -87,13 +93,13 @@ class Targets:
             row_of_id = xp.arange(n)
         else:
             row_of_id = self.ops.asarray(np.repeat(np.arange(n), np.diff(self.indptr)))
-        members[row_of_id, self.ids] = True
+        members[row_of_id, self.indices] = True
         return members if self.negated is None else members ^ self.negated[:, None]
 
     def mean_weight(self, class_weight: Array) -> Array:
         """The weight of each row: the mean over its candidate set, so that of the class for a single label."""
         if not self.has_sets:
-            return class_weight[self.ids]
+            return class_weight[self.indices]
         xp, classes, found = self.ops.xp, len(class_weight), []
         step = max(1, 2**22 // classes)  # rows at a time: all (N, C) need not fit in memory
         for start in range(0, len(self) or 1, step):

@@ -17,6 +17,9 @@ import cuda_on_cpu
 import numpy as np
 
 reading_allowed = False
+launches: list[str] = []
+"""What a device would have to do, in order: kernels, operators, functions and methods that are no views."""
+VIEWS = {"reshape", "ravel", "broadcast_to", "empty"}
 
 
 class WaitedForDeviceError(AssertionError):
@@ -118,8 +121,18 @@ class ndarray:
             "tolist",
         ):
             raise AttributeError(name)
-        method = getattr(self.host, name)
-        return lambda *args, **kwargs: wrap(method(*unwrap(args), **{k: unwrap(v) for k, v in kwargs.items()}))
+        return _launching(name, getattr(self.host, name))
+
+
+def _launching(name: str, function: Any) -> Any:
+    """A function of device arrays."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if name not in VIEWS and not (name == "astype" and function.__self__.dtype == args[0]):
+            launches.append(name)
+        return wrap(function(*unwrap(args), **{k: unwrap(v) for k, v in kwargs.items()}))
+
+    return call
 
 
 def _reader(name: str) -> Any:
@@ -132,6 +145,7 @@ def _reader(name: str) -> Any:
 
 def _operator(name: str) -> Any:
     def method(self: ndarray, *others: Any) -> Any:
+        launches.append(name.strip("_"))
         result = getattr(self.host, name)(*unwrap(others))
         if name.startswith("__i") and name not in ("__invert__",):
             return self
@@ -166,6 +180,7 @@ class RawKernel:
         self.launch = cuda_on_cpu.launcher(code)
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        launches.append("kernel")
         self.launch(grid[0], block[0], arguments)
 
 
@@ -178,7 +193,7 @@ class Cupy(types.ModuleType):
         function = getattr(np, name)
         if not callable(function) or isinstance(function, type):
             return function
-        return lambda *args, **kwargs: wrap(function(*unwrap(args), **{k: unwrap(v) for k, v in kwargs.items()}))
+        return _launching(name, function)
 
 
 def module() -> Cupy:
@@ -214,7 +229,7 @@ def installed(group: tuple[int, int] | None = (32, 32), blocks: int | None = 3) 
     def forget() -> None:
         lossreg.ops._cupy.cache_clear()
         cupy_ops._workspaces.clear()
-        for cache in (cupy_ops._kernel, cupy_ops._aligner, cupy_ops._limits):
+        for cache in (cupy_ops._kernel, cupy_ops._aligner, cupy_ops._limits, cupy_ops._quotient):
             cache.cache_clear()
 
     before = sys.modules.get("cupy")
@@ -227,7 +242,7 @@ def installed(group: tuple[int, int] | None = (32, 32), blocks: int | None = 3) 
             if group is not None:
                 stack.enter_context(mock.patch.object(cupy_ops, "_group", lambda columns: group))
             if cuda_on_cpu.why_not():
-                for name in ("run", "align"):
+                for name in ("run", "align", "quotient"):
                     stack.enter_context(mock.patch.object(cupy_ops.CupyOps, name, getattr(Ops, name)))
             yield cupy
     finally:

@@ -480,7 +480,8 @@ def launches() -> Iterator[tuple[Any, Launches]]:
 def test_a_warp_or_a_block_for_each_row(shape: Any, blocks: int, threads: int, launches: Any) -> None:
     """As many as fit on a device of two processors at a time, of 2,048 threads each, and their rows in 0.7 MB of cache."""
     cupy, made = launches
-    lossreg.CrossEntropy()(cupy.asarray(np.zeros(shape, np.float32)), cupy.asarray(np.zeros(shape[0], int)))
+    ids = cupy.asarray(np.zeros(shape[0], int))
+    lossreg.CrossEntropy(reduction="sum")(cupy.asarray(np.zeros(shape, np.float32)), ids)
     ((found_blocks, found_threads, arguments),) = made.noted
     assert (found_blocks, found_threads) == (blocks, threads)
     assert arguments[:3] == (*shape, shape[0] * shape[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cuda_on_cpu
 import numpy as np
 import pytest
 import standin_cupy
@@ -31,6 +32,34 @@ def test_same_numbers_on_a_device_and_nothing_is_read(row: Row, dtype: Any, cupy
     rtol = {2: 1e-2, 4: 1e-5, 8: 1e-13}[np.dtype(dtype).itemsize]
     assert_same((to_host(grad), to_host(value)), expected, rtol=rtol, atol=rtol * 1e-2)
     assert_same(to_host(loss.get_loss(d_guesses, d_truths)), to_host(value))
+
+
+IDS, ONE, TWO = "ids", "elements", "vectors"
+
+
+@pytest.mark.parametrize(
+    ("loss", "what", "expected"),
+    [
+        (lossreg.MeanSquaredError(), ONE, ["kernel", "truediv"]),
+        (lossreg.Huber(reduction="sum"), ONE, ["kernel"]),
+        (lossreg.CrossEntropy(reduction="sum", ignore_index=-1), IDS, ["ne", "kernel"]),
+        (lossreg.CrossEntropy(), IDS, ["ne", "sum", "kernel", "kernel", "kernel"]),
+        (lossreg.NLL(), IDS, ["ne", "sum", "kernel", "kernel", "kernel"]),
+        (lossreg.CosineEmbedding(), TWO, ["kernel", "truediv"]),
+    ],
+)
+def test_a_call_launches_few_kernels(loss: Any, what: str, expected: list[str], rng: Any) -> None:
+    """Ids that are ignored are counted, 1 is divided by their count, and the total by it."""
+    if cuda_on_cpu.why_not():
+        pytest.skip(str(cuda_on_cpu.why_not()))
+    with standin_cupy.installed() as cupy:
+        x, t = (cupy.asarray(rng.normal(size=(4, 3)).astype(np.float32)) for _ in range(2))
+        ids, signs = cupy.asarray(rng.integers(0, 3, 4)), cupy.asarray(np.array([1.0, -1.0, 1.0, 1.0]))
+        given = {ONE: (x, t), IDS: (x, ids), TWO: ((x, t), signs)}[what]
+        loss(*given)  # makes what stays
+        standin_cupy.launches.clear()
+        loss(*given)
+        assert standin_cupy.launches == expected
 
 
 @pytest.mark.parametrize("row", TRUE_ROWS, ids=lambda row: row.id)

@@ -171,7 +171,7 @@ class NLL(RowLoss, NameOptions):
         """Ids, and the class weight of each row."""
         targets = self.labels.read_ids(batch, truths, check)
         weight = class_weights(batch, self.class_weight)
-        return Truths(targets.ids, targets.present, None if weight is None else weight[targets.ids])
+        return Truths(targets.ids, targets.present, None if weight is None else weight[targets.indices])
 
     @staticmethod
     def formula(xp: Any, x: Any, ids: Any, weight: Any) -> tuple[Any, ...]:

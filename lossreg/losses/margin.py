@@ -109,7 +109,7 @@ class MultiMargin(RowLoss, NameOptions):
         targets = self.labels.read_ids(batch, truths, check)
         weight = class_weights(batch, self.class_weight)
         if weight is not None:
-            weight = weight[targets.ids].reshape(batch.values_shape)
+            weight = weight[targets.indices].reshape(batch.values_shape)
         return Truths(targets.ids, targets.present, weight=weight)
 
     @staticmethod

@@ -96,7 +96,7 @@ class RocAuc(Metric):
         if max(self.unique_labels or (0,)) >= columns:
             raise fail(type(self).__name__, "logits", f"with a column for each of {self.unique_labels}", f"{columns}")
         weight = rows.ops.xp.ones(len(rows.logits)) if rows.weight is None else rows.weight
-        return self.State(rows.logits.copy(), rows.targets.ids.copy(), weight.copy())  # the caller's may change
+        return self.State(rows.logits.copy(), rows.targets.indices.copy(), weight.copy())  # the caller's may change
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:

@@ -94,11 +94,11 @@ class Ops:
         """A total as the caller gets it: a float, or a 0-d array where reading it would wait for a device."""
         return value if self.on_device else float(value)
 
-    def inverse(self, count: Any) -> Any:
-        """1 / count, or 0 when nothing was counted. `count` is a float or a 0-d device array."""
+    def quotient(self, total: Any, count: Any) -> Any:
+        """total / count, or 0 where nothing was counted: numbers, or arrays of float64 and of one shape."""
         if isinstance(count, (int, float)):
-            return 1.0 / count if count else 0.0
-        return self.xp.where(count == 0, 0.0, 1.0 / self.xp.where(count == 0, 1.0, count))
+            return total / count if count else 0.0
+        return self.xp.where(count == 0, 0.0, total / self.xp.where(count == 0, 1.0, count))
 
     def total(self, values: Array, weight: Array | None) -> Any:
         """Sum of values times weight in float64; values of weight 0 are left out, whatever they are."""

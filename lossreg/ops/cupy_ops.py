@@ -14,7 +14,7 @@ from ..jit.program import program
 from .alignment import backward, forward, share_of
 from .base import Array, compute_dtype
 from .compiled import CompiledOps, Kernel, row_contiguous
-from .cuda.source import ALIGNMENT, C_TYPES, PRELUDE, bytes_read_again, function_text, kernel_text, lanes_of
+from .cuda.source import ALIGNMENT, C_TYPES, PRELUDE, QUOTIENT, bytes_read_again, function_text, kernel_text, lanes_of
 
 __all__ = ["CupyOps"]
 
@@ -108,6 +108,12 @@ def _compiled(source: str) -> Any:
     return cupy.RawKernel(source, "run", options=OPTIONS)
 
 
+@functools.cache
+def _quotient() -> Any:
+    """The kernel of `CupyOps.quotient`."""
+    return _compiled(QUOTIENT)
+
+
 def _device() -> int:
     import cupy
 
@@ -180,6 +186,20 @@ class CupyOps(CompiledOps):
     def totals(self, rows: int) -> Array:
         """One number: the blocks add up."""
         return self.xp.empty((), np.float64)
+
+    def quotient(self, total: Any, count: Any) -> Any:
+        """As the generic body, in one kernel."""
+        array = self.xp.ndarray
+        arrays = [x for x in (total, count) if isinstance(x, array)]
+        if any(x.dtype != np.float64 or x.shape != count.shape or not x.flags.c_contiguous for x in arrays):
+            return super().quotient(total, count)
+        if not isinstance(count, array) or not count.size:
+            return super().quotient(total, count)
+        found, address = self.xp.empty(count.shape, np.float64), self.address
+        given = (address(total), 0.0) if isinstance(total, array) else (0, float(total))
+        arguments = (count.size, *given, address(count), address(found))
+        _quotient()((min(-(-count.size // 256), 1024),), (256,), arguments)
+        return found
 
     def align(
         self,

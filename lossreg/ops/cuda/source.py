@@ -21,9 +21,20 @@ from ...jit.plan import Output, Plan, below
 from ...jit.program import Program
 from ...jit.trace import ELEMENT, LIBRARY, ROW, Symbol, trace
 
-__all__ = ["ALIGNMENT", "C_TYPES", "PRELUDE", "bytes_read_again", "function_text", "kernel_text", "lanes_of"]
+__all__ = [
+    "ALIGNMENT",
+    "C_TYPES",
+    "PRELUDE",
+    "QUOTIENT",
+    "bytes_read_again",
+    "function_text",
+    "kernel_text",
+    "lanes_of",
+]
 
-PRELUDE, ALIGNMENT = ((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("prelude.cu", "ctc.cu"))
+PRELUDE, ALIGNMENT, QUOTIENT = (
+    (Path(__file__).parent / f"{name}.cu").read_text(encoding="utf-8") for name in ("prelude", "ctc", "quotient")
+)
 
 C_TYPES = {
     "float64": ("double", 8), "float32": ("float", 4), "float16": ("half_t", 2), "bfloat16": ("bfloat_t", 2),
