@@ -43,10 +43,11 @@ def loss(name: str, /, *positional: Any, **named: Any) -> Loss:
 
 
 def options(name: str) -> dict[str, Any]:
-    """The options of a calculator with their defaults, in their positional order."""
+    """The options of a calculator with their defaults, in their positional order; `...` for one that must be given."""
     cls = _calculator(name)
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-    return {option: defaults[option] for option in positional_order(cls)}
+    found = ((option, defaults[option]) for option in positional_order(cls))
+    return {option: ... if default is dataclasses.MISSING else default for option, default in found}
 
 
 def help(name: str | None = None) -> Any:

@@ -120,6 +120,8 @@ def item_array(batch: Batch, what: str, value: Any, *, upper: float, check: bool
     if not batch.ops.owns(value):
         raise fail(batch.name, what, f"to be an array of {batch.ops.library} as the guesses are", describe(value))
     value = batch.ops.asarray(value)
+    if value.dtype.name == "bfloat16":  # which NumPy's functions do not know
+        value = value.astype(np.float32)
     if value.dtype.kind not in "fiub":
         raise fail(batch.name, what, "of numbers or bools", describe(value))
     if batch.lengths is not None and value.ndim:

@@ -282,6 +282,7 @@ def test_positional_orders_are_those_of_the_catalogue(name: str, first: str) -> 
 
 def test_full_names_work_as_well() -> None:
     assert lossreg.loss("Huber.v1", 2.0) == lossreg.loss("huber", 2) == lossreg.Huber(delta=2.0)
+    assert lossreg.options("Sequence.v1")["inner"] is ...  # it must be given
     assert lossreg.options("Huber.v1") == {
         "delta": 1.0,
         "reduction": "mean",

@@ -378,6 +378,20 @@ def test_half_precision(name: str, rng: Any) -> None:
                     assert number == value
 
 
+def test_masks_and_weights_in_half_precision(rng: Any) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
+    x, t = torch.from_numpy(rng.normal(size=(2, 4, 3))).to(torch.bfloat16)
+    mask, weight = np.array([1.0, 0.0, 0.5, 1.0])[:, None], np.array([1.0, 2.0, 3.0, 0.25])[:, None]
+    expected = lossreg.Huber()(x, t, mask=mask, sample_weight=weight)
+    for dtype in (torch.bfloat16, torch.float16):
+        half = {"mask": torch.from_numpy(mask).to(dtype), "sample_weight": torch.from_numpy(weight).to(dtype)}
+        grad, value = lossreg.Huber()(x, t, **half)
+        assert value == expected[1]
+        assert torch.equal(grad, expected[0])
+    with pytest.raises(ValueError, match=r"expected mask in \[0, 1\], got .*2"):
+        lossreg.Huber()(x, t, mask=half["sample_weight"].to(torch.bfloat16))
+
+
 def test_integers_are_numbers_too(library: Library) -> None:
     x, t = np.array([3, 1], np.int32), np.array([1.0, 1.0])
     found = lossreg.MeanSquaredError().get_grad(library.make(x), library.make(t))
