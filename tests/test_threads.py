@@ -25,8 +25,8 @@ pytest.importorskip("llvmlite", "0.45", reason="llvmlite is not installed: pip i
 from lossreg.jit import engine, pool
 
 set_num_threads = lossreg.set_num_threads
-LARGE = 40_000
-"""Elements of more than two claims: the work of several threads."""
+LARGE = 300_000
+"""Elements that are the work of several threads."""
 
 
 @pytest.fixture(autouse=True)
@@ -227,7 +227,7 @@ def test_a_formula_is_compiled_by_several_threads_at_once() -> None:
 SETUP = """
 import atexit, os, signal, sys, threading, numpy as np, lossreg
 loss, rng = lossreg.Huber(), np.random.default_rng(0)
-x, t = rng.normal(size=120_000), rng.normal(size=120_000)
+x, t = rng.normal(size=400_000), rng.normal(size=400_000)
 r = np.clip(x - t, -1, 1)
 def right(): return bool(np.isclose(loss.get_loss(x, t), np.mean(r * (x - t - 0.5 * r)), rtol=1e-12))
 """
@@ -247,9 +247,11 @@ def python(code: str, setup: str = SETUP, **environment: Any) -> str:
 
 def test_small_work_starts_no_thread_and_large_work_those_it_may() -> None:
     code = """
-loss(x[:30_000], t[:30_000])
+loss(x[:250_000], t[:250_000])
+poisson = lossreg.loss("poissonloss")
+poisson(x[:60_000], abs(t[:60_000]))
 small = threading.active_count()
-loss(x, t)
+poisson(x[:70_000], abs(t[:70_000]))
 print(small, threading.active_count() in (2, 3))  # the first helper may be ready again for the second task
 """
     assert python(code) == "1 True"

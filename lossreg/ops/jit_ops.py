@@ -18,7 +18,7 @@ from ..jit.plan import Array as Described
 from ..jit.pool import run_everywhere
 from ..jit.program import program
 from ..jit.scan import ARGUMENTS, alignment_text, padded_width
-from ..jit.trace import ELEMENT
+from ..jit.trace import ELEMENT, LIBRARY
 from .base import Array, compute_dtype
 from .compiled import CompiledOps, row_contiguous
 from .numpy_ops import NumpyOps
@@ -26,7 +26,9 @@ from .numpy_ops import NumpyOps
 __all__ = ["JitOps"]
 
 CLAIM = 16_384
-"""Elements that a thread takes at a time; less than twice that stays on the caller's thread."""
+"""Elements that a thread takes at a time."""
+WORTH = {True: 65_536, False: 262_144}
+"""How many elements are worth the 20 us that waking threads costs: with functions such as exp, and without."""
 
 DATA = object.__basicsize__
 """Where NumPy's array objects hold the address of their data: behind Python's header, by NumPy's binary interface."""
@@ -45,8 +47,8 @@ if _address(_probe := np.zeros(1)) != _probe.ctypes.data:  # an interpreter that
 class _Kernel:
     """A compiled formula and the layout of its calls."""
 
-    def __init__(self, text: str, numbers: list[int], scratch: int, arrays: int, bits: int) -> None:
-        self.function = compiled(text)
+    def __init__(self, text: str, numbers: list[int], scratch: int, arrays: int, bits: int, least: int) -> None:
+        self.function, self.least = compiled(text), least
         self.numbers, self.scratch, self.padding = numbers, scratch * bits // 8, vector_bytes()
         self.layout = struct.Struct(f"={len(HEADER) + 2 * arrays}q{len(numbers)}d")
         self.buffer = ctypes.c_char * self.layout.size
@@ -62,7 +64,7 @@ class _Kernel:
             scratch = np.empty(size, np.uint8)
             self.function(call, _address(scratch))
 
-        if elements >= 2 * CLAIM and rows > step:
+        if elements >= self.least and rows > step:
             run_everywhere(work, -(-rows // step))
         elif size:
             work()
@@ -86,7 +88,8 @@ def _kernel(
     made = program(formula, rows, dtype, arguments, scale, weight, values, total, grads)
     bits = 64 if dtype == np.float64 else 32
     text, scratch = function_text(made, bits, vector_bytes())
-    return _Kernel(text, [x.args[0] for x in made.numbers], scratch, len(made.arrays) + len(made.outputs), bits)
+    least = WORTH[any(x.op in LIBRARY and x.rank == ELEMENT for x in made.graph.symbols.values())]
+    return _Kernel(text, [x.args[0] for x in made.numbers], scratch, len(made.arrays) + len(made.outputs), bits, least)
 
 
 @functools.lru_cache(maxsize=1024)
