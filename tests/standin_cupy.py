@@ -176,7 +176,7 @@ def asnumpy(value: ndarray) -> np.ndarray:
 class RawKernel:
     """A kernel whose text runs on the CPU."""
 
-    def __init__(self, code: str, name: str, options: tuple[str, ...]) -> None:
+    def __init__(self, code: str, name: str, options: tuple[str, ...] = ()) -> None:
         self.launch = cuda_on_cpu.launcher(code)
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
