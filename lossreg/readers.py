@@ -104,10 +104,7 @@ class Reader:
             index = first_bad(on_host(bad if present is None else bad & present))
             if index is not None:
                 raise self.fail("truth ids", f"in [0, {self.classes})", f"undeclared id {int(ids[index])}", index[0])
-        if not check and ids.dtype in (
-            np.int32,
-            np.int64,
-        ):  # kernels look at ids, and leave out rows that are not present
+        if not check and ids.dtype in (np.int32, np.int64):  # as they lie: kernels leave out rows that are not present
             return Targets(self.ops, ids=ids, present=present)
         ids = ids.astype(np.int64)
         return Targets(self.ops, ids=ids if present is None else xp.where(present, ids, 0), present=present)

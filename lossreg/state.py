@@ -369,11 +369,14 @@ class AverageState(AutoState):
 
     def compute(self) -> Any:
         """total / count."""
+        return self._divided(self.total)
+
+    def _divided(self, total: Any) -> Any:
         if self.count is None:
-            return self.total
+            return total
         if isinstance(self.count, (int, float)):
-            return self.total / self.count if self.count else 0.0
-        return get_ops(self.count).quotient(self.total, self.count)
+            return total / self.count if self.count else 0.0
+        return get_ops(self.count).quotient(total, self.count)
 
 
 class LossState(AverageState):
@@ -385,11 +388,7 @@ class LossState(AverageState):
     @property
     def factor(self) -> Any:
         """What turns the gradient of the total into that of the loss: 1 / count, and 0 where nothing was counted."""
-        if self.count is None:
-            return 1.0
-        if isinstance(self.count, (int, float)):
-            return 1.0 / self.count if self.count else 0.0
-        return get_ops(self.count).quotient(1.0, self.count)
+        return self._divided(1.0)
 
     @foreign_arrays
     def scale(self, gradients: Any) -> Any:

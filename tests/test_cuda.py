@@ -261,6 +261,25 @@ def weighted_sum(xp: Any, x: Any, w: Any) -> Any:
     return xp.row_sum(x * w), w
 
 
+def of_ties(xp: Any, x: Any) -> Any:
+    """What cross-entropy takes of a row in one piece, in pieces."""
+    peak = xp.row_max(x)
+    at_peak = x == peak
+    e = xp.exp(xp.where(at_peak, 0.0, x - peak))
+    rest, count = xp.row_sum(xp.where(at_peak, 0.0, e)), xp.row_sum(xp.where(at_peak, 1.0, 0.0))
+    return rest + (count - 1.0) + 100.0 * count, e / (1.0 + rest)
+
+
+@pytest.mark.parametrize("columns", [3, 70])
+def test_ties_at_the_maximum_are_counted(columns: int, cupy: Any, rng: Any) -> None:
+    x = rng.integers(0, 3, (6, columns)).astype(np.float64)
+    given, out, host_out = cupy.asarray(x), cupy.asarray(np.zeros_like(x)), np.zeros_like(x)
+    options: dict[str, Any] = {"rows": True, "values": True, "total": False}
+    values, _ = lossreg.get_ops(given).run(of_ties, [given], [], None, 1.0, out=[out], **options)
+    wanted, _ = BACKENDS["generic"].run(of_ties, [x], [], None, 1.0, out=[host_out], **options)
+    assert_same((to_host(values), to_host(out)), (wanted, host_out), rtol=1e-13)
+
+
 def test_one_row_for_all_rows(cupy: Any, rng: Any) -> None:
     """However far it would be to the next one."""
     x, w = rng.normal(size=(6, 40)), rng.normal(size=(3, 40))

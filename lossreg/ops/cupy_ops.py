@@ -88,15 +88,8 @@ def _kernel(
 @functools.lru_cache(maxsize=16)
 def _aligner(threads: int, dtype: str, stored: str, logits: bool) -> Any:
     """The alignment of log-probabilities of a dtype, with gradients stored as another."""
-    names = {
-        "GROUP": threads,
-        "THREADS": threads,
-        "LANES": 1,
-        "REAL": "double",
-        "INDEX": "int",
-        "LOGITS": str(logits).lower(),
-    }
-    names |= {"IN": C_TYPES[dtype][0], "OUT": C_TYPES[stored][0]}
+    names = {"GROUP": threads, "THREADS": threads, "LANES": 1, "REAL": "double", "INDEX": "int"}
+    names |= {"IN": C_TYPES[dtype][0], "OUT": C_TYPES[stored][0], "LOGITS": str(logits).lower()}
     functions = function_text("forward", forward, "fffbf") + function_text("backward", backward, "fffb")
     functions += function_text("share_of", share_of, "fff")
     return _compiled(_defines(names) + PRELUDE + functions + ALIGNMENT)
@@ -189,14 +182,13 @@ class CupyOps(CompiledOps):
 
     def quotient(self, total: Any, count: Any) -> Any:
         """As the generic body, in one kernel."""
-        array = self.xp.ndarray
-        arrays = [x for x in (total, count) if isinstance(x, array)]
+        arrays = [x for x in (count, total) if isinstance(x, self.xp.ndarray)]
+        if not arrays or arrays[0] is not count or not count.size:
+            return super().quotient(total, count)
         if any(x.dtype != np.float64 or x.shape != count.shape or not x.flags.c_contiguous for x in arrays):
             return super().quotient(total, count)
-        if not isinstance(count, array) or not count.size:
-            return super().quotient(total, count)
         found, address = self.xp.empty(count.shape, np.float64), self.address
-        given = (address(total), 0.0) if isinstance(total, array) else (0, float(total))
+        given = (address(total), 0.0) if len(arrays) == 2 else (0, float(total))
         arguments = (count.size, *given, address(count), address(found))
         _quotient()((min(-(-count.size // 256), 1024),), (256,), arguments)
         return found

@@ -80,7 +80,6 @@ __device__ inline double infinity() { return __longlong_as_double(0x7ff000000000
 __device__ inline double not_a_number() { return __longlong_as_double(0x7ff8000000000000LL); }
 template <typename T> __device__ inline T maximum(T a, T b) { return a > b || a != a ? a : b; }
 template <typename T> __device__ inline T minimum(T a, T b) { return a < b || a != a ? a : b; }
-template <typename T> __device__ inline T larger(T a, T b) { return a > b ? a : b; }  // where there is no NaN
 __device__ inline float f_exp(float x) { return expf(x); }
 __device__ inline double f_exp(double x) { return exp(x); }
 // e^x for x <= 0, in fewer instructions: 2^y with y = x log2(e), and to first order what y was rounded by.

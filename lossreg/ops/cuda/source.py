@@ -57,7 +57,7 @@ def lanes_of(dtype: str) -> int:
 
 
 def bytes_read_again(program: Program) -> int:
-    """Bytes of a column that more than one pass reads."""
+    """Bytes of a column in all arrays, where there is more than one pass."""
     arrays = program.arrays.values() if Plan(program.outputs).last else ()
     return sum(C_TYPES[array.dtype][1] for array in arrays if array.rank == ELEMENT)
 
@@ -78,7 +78,7 @@ class _Kernel:
         self.known: dict[int, str] = {}
         """Names of the numbers of the call and of the row, by key."""
         self.plan = Plan(program.outputs)
-        self.peaks, self.up_to_one = _peaks(self.plan)
+        self.peaks, self.up_to_one = _peaks(self.plan, [output.symbol for output in program.outputs])
         self.summed: int | None = None
         """The key of the total, where that is the sum of all elements."""
 
@@ -348,11 +348,12 @@ def _constant(x: Symbol, real: str) -> str:
     return f"({real}){value!r}"
 
 
-def _peaks(plan: Plan) -> tuple[dict[int, tuple[int, int]], set[int]]:
+def _peaks(plan: Plan, outputs: list[Symbol]) -> tuple[dict[int, tuple[int, int]], set[int]]:
     """Maxima whose sum of exponentials comes out of the same pass: {maximum: (sum, count)}, and exponentials up to 1.
 
     They are e = e^where(x == maximum, 0, x - maximum), and the sum is that of where(x == maximum, 0, e). The pass has
-    the sum of e over all elements but one that is the maximum, so the count is 1 beside it.
+    the sum of e over all elements but one that is the maximum, and the count is 1 beside it. That is for kernels in which
+    nothing but sum + (count - 1) reads either.
     """
     found: dict[int, tuple[int, int]] = {}
     up_to_one: set[int] = set()
@@ -364,6 +365,7 @@ def _peaks(plan: Plan) -> tuple[dict[int, tuple[int, int]], set[int]]:
         up_to_one.add(e.key)
         rest = graph.make("row_sum", (graph.where(at_peak, 0.0, e),), ROW, "f")
         count = graph.make("row_count", (at_peak,), ROW, "f")
-        if rest.key in later and count.key in later:
+        apart = {x.key for x in below(outputs, through=True, stop={(rest + (count - 1.0)).key})}
+        if rest.key in later and count.key in later and not apart & {rest.key, count.key}:
             found[x.key] = (rest.key, count.key)
     return found, up_to_one
