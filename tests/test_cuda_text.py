@@ -30,7 +30,7 @@ except ImportError:
 
 
 def texts(row: Row, dtype: Any, group: tuple[int, int] | None = None, everything: bool = True) -> list[str]:
-    """What is compiled for calls of a calculator: that for value and gradient first."""
+    """What is compiled for calls of a calculator."""
     found: dict[str, None] = {}
 
     class Kernel:

@@ -489,6 +489,8 @@ def test_sample_usage_accumulated(ours: Any, theirs: Any) -> None:
     state1 = metric.get_state(logits=-ours["logits"], labels=ours["labels"])
     acc_state = state0.merge(state1)
     accuracy = acc_state.compute()
+    batches = [ours["logits"], -ours["logits"]]
+    assert accuracy == np.mean([logits.argmax(-1) == ours["labels"] for logits in batches])
     if THERE:
         metric = theirs["kd"].metrics.Accuracy(logits="preds.logits", labels="batch.label")
         state0 = metric.get_state(logits=theirs["logits"], labels=theirs["labels"])

@@ -352,7 +352,7 @@ def _peaks(plan: Plan, outputs: list[Symbol]) -> tuple[dict[int, tuple[int, int]
     """Maxima whose sum of exponentials comes out of the same pass: {maximum: (sum, count)}, and exponentials up to 1.
 
     They are e = e^where(x == maximum, 0, x - maximum), and the sum is that of where(x == maximum, 0, e). The pass has
-    the sum of e over all elements but one that is the maximum, and the count is 1 beside it. That is for kernels in which
+    the sum of e over all elements but one that is the maximum, and the count is 1 beside it. That is for kernels where
     nothing but sum + (count - 1) reads either.
     """
     found: dict[int, tuple[int, int]] = {}
