@@ -16,7 +16,7 @@ from lossreg import Huber, use_ops
 from lossreg.jit import memory
 
 FLOAT = np.dtype(np.float32)
-N = memory.LEAST // 4
+N = memory.MIN_BYTES // 4
 pytestmark = pytest.mark.skipif(not hasattr(mmap, "MADV_FREE"), reason="this system has no MADV_FREE")
 
 
@@ -83,14 +83,14 @@ def test_memory_seen_by_another_library_stays() -> None:
 
 def test_sizes_and_numbers_of_what_is_kept() -> None:
     assert memory.empty((N - 1,), FLOAT).base is None  # below: NumPy's own
-    arrays = [memory.empty((N + i * memory.PAGE // 4,), FLOAT) for i in range(memory.MOST + 2)]
+    arrays = [memory.empty((N + i * memory.PAGE // 4,), FLOAT) for i in range(memory.MAX_SPARE + 2)]
     sizes = [len(x.base.base) if hasattr(x.base, "base") else 0 for x in arrays]
     assert len(set(sizes)) == len(sizes)
     del arrays
     gc.collect()
-    assert len(memory._spare) == memory.MOST
+    assert len(memory._spare) == memory.MAX_SPARE
     memory.empty((3 * N,), FLOAT)
-    assert len(memory._spare) == memory.MOST
+    assert len(memory._spare) == memory.MAX_SPARE
 
 
 def test_without_room_numpy_says_so(monkeypatch: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import contextvars
+import ctypes
 import os
 import shutil
 import subprocess
@@ -22,7 +24,9 @@ import lossreg
 from lossreg.ops import get_ops
 
 pytest.importorskip("llvmlite", "0.45", reason="llvmlite is not installed: pip install 'lossreg[jit]'")
-from lossreg.jit import engine, pool
+from lossreg import environment
+from lossreg.jit import cache as code_cache
+from lossreg.jit import engine, pool, shared
 
 set_num_threads = lossreg.set_num_threads
 LARGE = 300_000
@@ -71,66 +75,113 @@ def data(n: int = 3 * LARGE, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=n), rng.normal(size=n)
 
 
-def test_threads_do_take_part() -> None:
+def test_helpers_do_take_part() -> None:
     """Each of three threads waits for the other two."""
     meet = threading.Barrier(3)
-    pool.run_everywhere(lambda: meet.wait(30) and None, 3)
-    seen = set()
-    pool.run_everywhere(lambda: seen.add(threading.get_ident()), 1)
-    assert seen == {threading.get_ident()}
+    pool.ask_helpers(lambda: meet.wait(30) and None, 3)
+    meet.wait(30)
 
 
-def test_run_everywhere_returns_when_every_run_has_ended() -> None:
-    running = []
-
-    def work() -> None:
-        running.append(1)
-        time.sleep(0.0 if threading.current_thread() is threading.main_thread() else 0.1)
-        running.pop()
-
-    for _ in range(3):
-        pool.run_everywhere(work, 3)
-        assert not running
+def test_one_task_asks_nobody() -> None:
+    seen = []
+    pool.ask_helpers(lambda: seen.append(1), 1)
+    time.sleep(0.05)
+    assert not seen
 
 
-@pytest.mark.parametrize("where", ["caller", "helper"])
-def test_an_error_of_a_run_comes_out_when_all_have_ended(where: str) -> None:
-    meet, ended = threading.Barrier(3), []
+def test_an_error_of_a_helper_ends_nothing() -> None:
+    met: list[int] = []
 
     def work() -> None:
-        meet.wait(30)
-        if (threading.current_thread() is threading.main_thread()) == (where == "caller"):
-            raise MemoryError(where)
-        time.sleep(0.05)
-        ended.append(1)
+        met.append(threading.get_ident())
+        raise MemoryError("no memory for its scratch rows")
 
-    with pytest.raises(MemoryError, match=where):
-        pool.run_everywhere(work, 3)
-    assert len(ended) == (2 if where == "caller" else 1)
     x, t = data()
-    assert lossreg.MeanSquaredError().get_loss(x, t) == pytest.approx(np.mean((x - t) ** 2))
+    for _ in range(5):
+        pool.ask_helpers(work, 3)
+        assert lossreg.MeanSquaredError().get_loss(x, t) == pytest.approx(np.mean((x - t) ** 2))
+    assert set(met) <= set(pool._pool.helpers)
+    test_helpers_do_take_part()
 
 
 def test_threads_that_cannot_start(monkeypatch: Any) -> None:
-    """As when a process has all the threads it may have: runs of those that did start are waited for."""
-    start, started, running, begun = threading.Thread.start, [], [], []
+    """As when a process has all the threads it may have: those that did start help."""
+    start, allowed = _thread.start_new_thread, [1]
 
-    def start_once(thread: threading.Thread) -> None:
-        if started:
+    def start_once(*args: Any) -> int:
+        if not allowed:
             raise RuntimeError("can't start new thread")
-        started.append(thread)
-        start(thread)
+        allowed.pop()
+        return start(*args)
 
-    def work() -> None:
-        running.append(1)
-        begun.append(1)
-        alone = threading.current_thread() is threading.main_thread()
-        time.sleep(0.1 if alone else 0.02 if len(begun) < 3 else 0.5)  # the one helper may run twice
-        running.pop()
+    monkeypatch.setattr(pool, "_pool", pool._Pool(3))
+    monkeypatch.setattr(_thread, "start_new_thread", start_once)
+    x, t = data()
+    for _ in range(2):
+        assert lossreg.MeanSquaredError().get_loss(x, t) == pytest.approx(np.mean((x - t) ** 2))
+        assert len(pool._pool.helpers) == 1
 
-    monkeypatch.setattr(threading.Thread, "start", start_once)
-    pool.run_everywhere(work, 3)
-    assert not running
+
+# The gate: helpers are inside of a call only while its caller is
+
+ENTERED, LEAVE = 4, 5
+BODY = f"""
+define internal void @body(ptr %call, ptr %helper) noinline {{
+  %entered = getelementptr i64, ptr %call, i64 {ENTERED}
+  %leave = getelementptr i64, ptr %call, i64 {LEAVE}
+  %is_helper = icmp ne ptr %helper, null
+  br i1 %is_helper, label %help, label %call_waits
+call_waits:                                       ; the caller works until a helper is inside
+  %others = load atomic i64, ptr %entered seq_cst, align 8
+  %met = icmp ne i64 %others, 0
+  br i1 %met, label %done, label %call_waits
+help:
+  %ignored = atomicrmw add ptr %entered, i64 1 seq_cst
+  br label %help_waits
+help_waits:                                       ; a helper works until it may leave
+  %may = load atomic i64, ptr %leave seq_cst, align 8
+  %over = icmp ne i64 %may, 0
+  br i1 %over, label %done, label %help_waits
+done:
+  ret void
+}}
+"""
+
+
+def begin_call() -> tuple[Any, Any]:
+    """(machine code whose caller waits for a helper, whose helper waits for LEAVE; a call of it)."""
+    return engine.compiled(BODY), (ctypes.c_int64 * 6)(*shared.shared_slots, 0, 0)
+
+
+def test_nobody_helps_before_and_after_a_call() -> None:
+    machine, call = begin_call()
+    machine.help(call, 1)
+    assert list(call)[0] == call[ENTERED] == 0
+    call[ENTERED] = 1  # the caller sees somebody and ends
+    machine.run(call, None)
+    machine.help(call, 1)
+    assert list(call)[0] == 0
+    assert call[ENTERED] == 1
+
+
+def test_a_call_returns_when_every_helper_has_left() -> None:
+    machine, call = begin_call()
+    caller = threading.Thread(target=machine.run, args=(call, None), daemon=True)
+    caller.start()
+
+    def help_once() -> None:
+        while not call[ENTERED] and caller.is_alive():
+            machine.help(call, 1)
+
+    helper = threading.Thread(target=help_once, daemon=True)
+    helper.start()
+    caller.join(0.2)
+    assert caller.is_alive(), "it left while a helper was inside"
+    call[LEAVE] = 1
+    caller.join(30)
+    helper.join(30)
+    assert not caller.is_alive()
+    assert list(call)[0] == 0
 
 
 @pytest.mark.parametrize("count", [0, -1, True, 2.0, "2", None])
@@ -142,22 +193,38 @@ def test_a_wrong_number_of_threads(count: Any) -> None:
 
 @pytest.mark.parametrize(
     "ours, openmp, expected",
-    [("3", None, 3), (None, "5", 5), ("3", "5", 3), ("", "5", 5), (None, "no", None), (None, "0", None)],
-)
-def test_number_of_threads_of_the_environment(ours: Any, openmp: Any, expected: Any, monkeypatch: Any) -> None:
-    for name, value in (("LOSSREG_NUM_THREADS", ours), ("OMP_NUM_THREADS", openmp)):
-        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
-    monkeypatch.setattr(pool._pool, "count", None)
+    [("3", None, 3), (None, "5", 5), ("3", "5", 3), ("", "5", 5), (" 3 ", None, 3), (None, "4,2", 4), (None, "no", None), (None, "0", None)],
+)  # fmt: skip
+def test_number_of_threads_of_the_environment(ours: Any, openmp: Any, expected: Any) -> None:
+    code = "import lossreg; print(lossreg.get_num_threads())"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert pool.get_num_threads() == (expected or cores)
+    found = python(code, setup="", LOSSREG_NUM_THREADS=ours, OMP_NUM_THREADS=openmp)
+    assert found == str(expected or cores)
 
 
-@pytest.mark.parametrize("wrong", ["0", "-2", "two", "1.5"])
-def test_wrong_number_of_threads_of_the_environment(wrong: str, monkeypatch: Any) -> None:
-    monkeypatch.setenv("LOSSREG_NUM_THREADS", wrong)
-    monkeypatch.setattr(pool._pool, "count", None)
-    with pytest.raises(ValueError, match=f"LOSSREG_NUM_THREADS: expected a whole number of at least 1, got '{wrong}'"):
-        lossreg.MeanSquaredError().get_loss(*data())
+WRONG_VARIABLES = {
+    "LOSSREG_NUM_THREADS": (["0", "-2", "two", "1.5", "1e3", "٣", "99999999"], "a whole number of at least 1"),
+    "LOSSREG_JIT": (["2", "true", "yes", "-1"], r"0 \(NumPy alone\) or 1 \(compiled\)"),
+}
+
+
+@pytest.mark.parametrize("name, text", [(name, text) for name, (texts, _) in WRONG_VARIABLES.items() for text in texts])
+def test_a_wrong_variable_is_an_error_of_the_import(name: str, text: str, monkeypatch: Any) -> None:
+    monkeypatch.setenv(name, text)
+    expected = WRONG_VARIABLES[name][1]
+    with pytest.raises(ValueError, match=f"Environment variable {name}: expected {expected}.*, got '{text}'"):
+        environment.Environment.read()
+
+
+def test_the_import_reads_the_variables() -> None:
+    code = """
+try:
+    import lossreg
+except ValueError as error:
+    print(error)
+"""
+    expected = "Environment variable LOSSREG_JIT: expected 0 (NumPy alone) or 1 (compiled), got 'maybe'."
+    assert python(code, setup="", LOSSREG_JIT="maybe") == expected
 
 
 # Threads of the caller's
@@ -229,6 +296,7 @@ import atexit, os, signal, sys, threading, numpy as np, lossreg
 loss, rng = lossreg.Huber(), np.random.default_rng(0)
 x, t = rng.normal(size=400_000), rng.normal(size=400_000)
 r = np.clip(x - t, -1, 1)
+def helpers(): return lossreg.jit.pool._pool.helpers
 def right(): return bool(np.isclose(loss.get_loss(x, t), np.mean(r * (x - t - 0.5 * r)), rtol=1e-12))
 """
 
@@ -250,19 +318,19 @@ def test_small_work_starts_no_thread_and_large_work_those_it_may() -> None:
 loss(x[:250_000], t[:250_000])
 poisson = lossreg.loss("poissonloss")
 poisson(x[:60_000], abs(t[:60_000]))
-small = threading.active_count()
+small = len(helpers())
 poisson(x[:70_000], abs(t[:70_000]))
-print(small, threading.active_count() in (2, 3))  # the first helper may be ready again for the second task
+print(small, len(helpers()))
 """
-    assert python(code) == "1 True"
+    assert python(code) == "0 2"
 
 
 FORK = """
-assert right() and threading.active_count() > 1
+assert right() and len(helpers()) == 2
 child = os.fork()
 if child == 0:
     signal.alarm(30)
-    sys.exit(0 if right() and right() and threading.active_count() > 1 else 3)
+    sys.exit(0 if right() and right() and len(helpers()) == 2 else 3)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), right())
 """
 FORK_DURING_CALLS = """
@@ -373,16 +441,6 @@ def test_the_environment_chooses_the_backend(wanted: Any, name: str) -> None:
 print(loss.get_loss(x, t) > 0, lossreg.get_ops(x).name, lossreg.get_ops().name, "llvmlite" in sys.modules)
 """
     assert python(code, LOSSREG_JIT=wanted) == f"True {name} {name} {name == 'numba'}"
-
-
-def test_a_wrong_choice_of_the_backend() -> None:
-    code = """
-try:
-    right()
-except ValueError as error:
-    print(error)
-"""
-    assert python(code, LOSSREG_JIT="2") == "LOSSREG_JIT: expected 0 or 1, got '2'."
 
 
 @pytest.mark.parametrize(
@@ -513,11 +571,141 @@ def test_a_user_without_a_home(folder: Any, tmp_path: Path) -> None:
     assert python(HOMELESS + COUNTED, **places) == "True True"
 
 
-def test_a_full_disk_costs_a_message(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+# What may be read from a disk, since it is run
+
+CODE = b"machine code"
+
+
+def kept(folder: Path, **options: Any) -> code_cache.CodeCache:
+    """A cache that has written a piece of code to a new folder."""
+    written = code_cache.CodeCache(folder, **options)
+    written.write("code", CODE)
+    assert written.read("code") == CODE
+    return written
+
+
+def refused(folder: Path, why: str) -> None:
+    """Raise unless code of a folder is not used, which one warning says."""
+    refuses = code_cache.CodeCache(folder)
+    assert refuses.read("code") is None
+    with pytest.warns(RuntimeWarning, match=rf"compiled code is not kept on disk: .*{why}.*LOSSREG_CACHE_DIR"):
+        refuses.warn()
+    refuses.warn()
+    refuses.write("more", CODE)
+    assert not (folder / "more.o").exists()
+
+
+owners = pytest.mark.skipif(not code_cache.HAS_OWNERS, reason="files have no owners on this system")
+
+
+@owners
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o720])
+def test_a_folder_that_others_may_write_to_is_not_used(mode: int, tmp_path: Path) -> None:
+    kept(tmp_path)
+    tmp_path.chmod(mode)
+    refused(tmp_path, "others may write to the folder")
+
+
+@owners
+@pytest.mark.parametrize("mode", [0o666, 0o620, 0o602])
+def test_a_file_that_others_may_write_to_is_not_used(mode: int, tmp_path: Path) -> None:
+    kept(tmp_path)
+    (tmp_path / "code.o").chmod(mode)
+    refused(tmp_path, "others may write to a file")
+
+
+@owners
+@pytest.mark.parametrize("what", ["", "code.o"], ids=["folder", "file"])
+def test_what_belongs_to_another_user_is_not_used(what: str, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    folder = tmp_path / "cache"
+    kept(folder)
+    os.chown(folder / what, 12_345, -1)
+    refused(folder, "belongs to user 12345")
+
+
+@owners
+def test_code_that_somebody_planted_is_not_run(cache: Path) -> None:
+    cache.chmod(0o777)
+    before = sorted(cache.iterdir())
+    assert python(COUNTED, LOSSREG_CACHE_DIR=str(cache)) == "True True"
+    assert sorted(cache.iterdir()) == before
+
+
+@owners
+def test_links(tmp_path: Path) -> None:
+    """What a link leads to is looked at; a link in place of a file is not followed."""
+    kept(tmp_path / "folder")
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    assert code_cache.CodeCache(tmp_path / "link").read("code") == CODE
+    (tmp_path / "folder" / "other.o").symlink_to(tmp_path / "folder" / "code.o")
+    assert code_cache.CodeCache(tmp_path / "folder").read("other") is None
+
+
+@owners
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "code.o", 0o600)
+    assert code_cache.CodeCache(tmp_path).read("code") is None
+    os.mkfifo(tmp_path / "pipe")
+    refused(tmp_path / "pipe", "Not a directory")
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    refused(tmp_path / ("x" * 5000), "name too long")
+
+
+def test_a_full_disk_costs_a_warning(tmp_path: Path, monkeypatch: Any) -> None:
     def full(*args: Any, **kwargs: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(engine.os, "replace", full)
-    engine._write(tmp_path / "code.o", b"code")
-    assert "lossreg: cannot keep compiled code in" in capsys.readouterr().err
+    monkeypatch.setattr(code_cache.os, "replace", full)
+    on_full_disk = code_cache.CodeCache(tmp_path)
+    on_full_disk.write("code", CODE)
+    with pytest.warns(RuntimeWarning, match="No space left on device"):
+        on_full_disk.warn()
     assert not list(tmp_path.iterdir()), "what was begun is removed"
+
+
+def test_the_warning_comes_once_and_with_the_call(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code = """
+import warnings
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    right(), lossreg.MeanSquaredError()(x, t)
+print([str(w.message).partition(":")[0] for w in seen])
+"""
+    assert python(code, LOSSREG_CACHE_DIR=str(tmp_path / "file")) == "['lossreg']"
+
+
+def test_the_oldest_files_make_room(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(code_cache, "MAX_FILES", 6)
+    cache = code_cache.CodeCache(tmp_path)
+    for i in range(7):
+        cache.write(f"code{i}", CODE)
+        os.utime(tmp_path / f"code{i}.o", (i, i))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["code3.o", "code4.o", "code5.o", "code6.o"]
+
+
+def test_home_is_expanded(tmp_path: Path) -> None:
+    assert python(COUNTED, HOME=str(tmp_path), USERPROFILE=str(tmp_path), LOSSREG_CACHE_DIR="~/mine") == "True True"
+    assert list((tmp_path / "mine").iterdir())
+
+
+def test_code_that_nobody_needs_is_given_back() -> None:
+    """A formula that branches on an int has machine code for each value; what is not used for long makes room."""
+    code = """
+import gc
+ops = lossreg.get_ops(x)
+def formula(xp, x, k): return x * float(k), x
+def call(k): return ops.run(formula, [x[:1]], (k,), None, 1.0, rows=False, values=True, total=False, out=None)[0]
+from lossreg.jit import engine
+from lossreg.ops import jit_ops
+for k in range(20): call(k)
+one = len(engine._in_use)
+jit_ops._kernel.cache_clear(); gc.collect()
+call(20)
+print(one >= 20, len(engine._in_use))
+"""
+    assert python(code, LOSSREG_CACHE_DIR="") == "True 1"

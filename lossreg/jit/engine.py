@@ -1,105 +1,130 @@
-"""LLVM text -> machine code, kept on disk by its content."""
+"""LLVM text -> machine code, kept on disk by its content.
+
+Everything here that calls llvmlite is undisturbed work: an exception that a signal handler raises inside of llvmlite would
+leave its lock taken for ever. That includes the import of this module and the end of machine code that nobody needs.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import collections
 import ctypes
 import functools
 import hashlib
-import os
 import platform
-import sys
-import tempfile
-import threading
-from collections.abc import Callable
-from pathlib import Path
+import weakref
 from typing import Any
 
 import llvmlite.binding as llvm
 
-__all__ = ["cache_folder", "compiled", "reads_halves", "vector_bytes"]
+from .cache import code_cache
+from .shared import entries
+from .undisturbed import undisturbed
+
+__all__ = ["READS_HALVES", "VECTOR_BYTES", "Machine", "compiled"]
 
 
-@functools.cache
-def _target() -> Any:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    features = llvm.get_host_cpu_features().flatten()
-    return llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True
-    )
-
-
-@functools.cache
-def vector_bytes() -> int:
-    """Bytes of a vector register of this machine."""
+def _vector_bytes() -> int:
     features = llvm.get_host_cpu_features()
-    return 64 if features.get("avx512bw") and features.get("avx512dq") else 32 if features.get("avx2") else 16
+    if features.get("avx512bw") and features.get("avx512dq"):
+        return 64
+    return 32 if features.get("avx2") else 16
 
 
-@functools.cache
-def reads_halves() -> bool:
-    """Whether this machine converts float16; a library function that code compiled here cannot reach does it else."""
+def _reads_halves() -> bool:
     x86 = platform.machine().lower() in ("x86_64", "amd64", "i686", "x86")
     return not x86 or bool(llvm.get_host_cpu_features().get("f16c"))
 
 
-@functools.cache
-def _engine() -> Any:
-    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target())
+VECTOR_BYTES = _vector_bytes()
+"""Bytes of a vector register of this machine."""
+
+READS_HALVES = _reads_halves()
+"""Whether the CPU converts float16 in hardware; otherwise LLVM calls a helper that JIT code cannot link."""
+
+_CPU, _FEATURES = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+_MADE_FOR = f"{llvm.get_default_triple()} {_CPU} {_FEATURES} {llvm.llvm_version_info}"
+
+llvm.initialize_native_target()
+llvm.initialize_native_asmprinter()
 
 
-@functools.cache
-def cache_folder() -> Path | None:
-    """Where machine code is kept: $LOSSREG_CACHE_DIR, or the user's cache; None when there is no such folder."""
-    given = os.environ.get("LOSSREG_CACHE_DIR")
-    if given == "":
-        return None
-    base = given or os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME")
-    try:
-        folder = Path(base or Path.home() / ".cache") / ("" if given else "lossreg")
-    except RuntimeError:  # a user without a home
-        return None
-    with contextlib.suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder if folder.is_dir() else None
+class Machine:
+    """Machine code of one text: `run(call, scratch)` and `help(call, scratch)`; see `shared`.
+
+    Calling them lets other Python threads run. The code is there as long as this object.
+    """
+
+    def __init__(self, run: int, help: int) -> None:
+        entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+        self.run, self.help = entry(run), entry(help)
 
 
-_lock = threading.Lock()
-"""Held while something is compiled, and over a fork: a child could not take the locks of LLVM from a lost thread."""
+class _InUse(weakref.ref[Machine]):
+    """A reference to machine code, with the engine that has its memory."""
 
-_functions: dict[str, Callable[[Any, Any], None]] = {}
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
-
-
-def compiled(text: str) -> Callable[[Any, Any], None]:
-    """The function `run` of the text; calling it lets other Python threads run."""
-    with _lock:
-        machine = f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()} {llvm.llvm_version_info}"
-        name = hashlib.sha256(f"{machine}\n{text}".encode()).hexdigest()[:40]
-        if name not in _functions:
-            _functions[name] = _loaded(name, text)
-    return _functions[name]
+    __slots__ = ("engine", "name")
+    name: str
+    engine: Any
 
 
-def _loaded(name: str, text: str) -> Callable[[Any, Any], None]:
-    """Machine code from the cache, or compiled and kept there."""
-    symbol, folder = f"lossreg_{name}", cache_folder()
-    path = None if folder is None else folder / f"{name}.o"
-    code = None if path is None else _read(path)
+_in_use: dict[str, _InUse] = {}
+"""Machine code by the name of its text."""
+
+_unused: collections.deque[Any] = collections.deque()
+"""References to machine code that nobody needs any more. They are added by one call of C, and taken away by the next work:
+an engine ends by a call of llvmlite."""
+
+
+def compiled(body: str) -> Machine:
+    """Machine code of the LLVM text of `body(call, scratch)`."""
+    machine = undisturbed(functools.partial(_machine, body))
+    code_cache().warn()
+    return machine
+
+
+def _machine(body: str) -> Machine:
+    """Machine code that is in use, or from the disk, or compiled and kept there."""
+    text = body + entries()
+    name = hashlib.sha256(f"{_MADE_FOR}\n{text}".encode()).hexdigest()[:40]
+    machine = _in_use[name]() if name in _in_use else None
+    if machine is not None:
+        return machine
+    code = code_cache().read(name)
     if code is None:
-        code = _target().emit_object(_optimized(text.replace("@run(", f"@{symbol}("), _target()))
-        if path is not None:
-            _write(path, code)
-    engine = _engine()
+        code = _object_code(name, text)
+        code_cache().write(name, code)
+    _drop_unused()
+    return _loaded(name, code)
+
+
+def _drop_unused() -> None:
+    """Give back the memory of machine code that nobody needs."""
+    while _unused:
+        reference = _unused.popleft()
+        if _in_use.get(reference.name) is reference:
+            del _in_use[reference.name]
+
+
+def _loaded(name: str, code: bytes) -> Machine:
+    """Machine code in memory, in an engine of its own, which ends with it."""
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(engine.get_function_address(symbol))
+    machine = Machine(*(engine.get_function_address(f"lossreg_{name}_{entry}") for entry in ("run", "help")))
+    reference = _in_use[name] = _InUse(machine, _unused.append)
+    reference.name, reference.engine = name, engine
+    return machine
 
 
-def _optimized(text: str, target: Any) -> Any:
+def _target_machine() -> Any:
+    return llvm.Target.from_default_triple().create_target_machine(cpu=_CPU, features=_FEATURES, opt=3, jit=True)
+
+
+def _object_code(name: str, text: str) -> bytes:
+    """Compile a text; its entries get the name, so that they differ from those of other texts."""
+    for entry in ("run", "help"):
+        text = text.replace(f"@{entry}(", f"@lossreg_{name}_{entry}(")
+    target = _target_machine()
     module = llvm.parse_assembly(text)
     module.triple = target.triple
     module.verify()
@@ -107,30 +132,5 @@ def _optimized(text: str, target: Any) -> Any:
     options.loop_vectorization = options.slp_vectorization = False
     builder = llvm.create_pass_builder(target, options)
     builder.getModulePassManager().run(module, builder)
-    return module
-
-
-def _read(path: Path) -> bytes | None:
-    """What `_write` wrote, or None where there is nothing or it is damaged."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    digest, code = content[:32], content[32:]
-    return code if hashlib.sha256(code).digest() == digest else None
-
-
-def _write(path: Path, code: bytes) -> None:
-    """All or nothing, also when other processes write the same; with a digest, so that damage is seen."""
-    if not os.access(path.parent, os.W_OK):  # a cache that was prepared for reading
-        return
-    written = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            written = Path(file.name)
-            file.write(hashlib.sha256(code).digest() + code)
-        os.replace(written, path)
-    except OSError as error:  # a full disk costs time at the next start, and nothing else
-        if written is not None:
-            written.unlink(missing_ok=True)
-        print(f"lossreg: cannot keep compiled code in {path.parent}: {error}", file=sys.stderr)
+    code: bytes = target.emit_object(module)
+    return code

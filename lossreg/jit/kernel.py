@@ -14,16 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..formulas.arguments import ELEMENT
+from ..formulas.graph import Symbol, below
+from ..formulas.passes import Plan
+from ..formulas.program import Program
 from .lanes import STORAGE, Code, Lanes
 from .library import MathLanes
-from .plan import Plan, below
-from .program import Program
-from .trace import ELEMENT, Symbol
+from .shared import SHARED_SLOTS
 
 __all__ = ["HEADER", "function_text", "operation"]
 
-HEADER = ("claimed", "rows", "columns", "elements", "rows_a_claim")
+HEADER = (*SHARED_SLOTS, "rows", "columns", "elements", "rows_a_claim")
 """The first slots of a call, 64 bits each; then a pointer and the bytes between rows for each array; then numbers."""
+
+CLAIMED, OUTSIDE = HEADER.index("claimed"), HEADER.index("outside")
 
 
 class _Function:
@@ -31,17 +35,24 @@ class _Function:
         self.arrays, self.outputs, self.numbers = program.arrays, program.outputs, program.numbers
         self.code = Code()
         self.lanes = MathLanes(self.code, bits, 2 * vector_bytes * 8 // bits, avx512=vector_bytes == 64)
+        self.element_lanes = MathLanes(self.code, bits, 1)
+        """One element: what is picked out of a row is computed as all elements are."""
         self.row_lanes = MathLanes(self.code, 64, 1)
         self.known: dict[int, str] = {}
         """Numbers and rows' numbers that have been computed, by key."""
         self.pointers: dict[int, str] = {}
+        self.picked: dict[tuple[int, int], str] = {}
+        """Elements at an index, by the keys of both."""
+        self.inside: dict[int, str] = {}
+        """Whether an index is that of a column, by its key."""
         self.plan = Plan(program.outputs)
+        self.picks = program.picks
 
     def text(self) -> str:
         code = self.code
         header = {}
-        for i, what in enumerate(HEADER):
-            header[what] = self.argument(i, "i64") if what != "claimed" else ""
+        for i, what in enumerate(HEADER[len(SHARED_SLOTS) :], len(SHARED_SLOTS)):
+            header[what] = self.argument(i, "i64")
         places = len(HEADER)
         bases, strides = {}, {}
         count = len(self.arrays) + len(self.outputs)
@@ -52,10 +63,12 @@ class _Function:
             self.known[number.key] = self.argument(places + 2 * count + place, "double")
         self.columns_total = header["columns"]
         claimed, row = code.slot("i64"), code.slot("i64")
-        self.column = code.slot("i64")
+        self.column, self.outside = code.slot("i64"), code.slot("i64")
+        code.add(f"  store i64 0, ptr {self.outside}")
+        counter = code.value(f"getelementptr i64, ptr %call, i64 {CLAIMED}")
         code.add("  br label %claim")
         code.add("claim:")
-        block = code.value("atomicrmw add ptr %call, i64 1 monotonic")
+        block = code.value(f"atomicrmw add ptr {counter}, i64 1 monotonic")
         first = code.value(f"mul i64 {block}, {header['rows_a_claim']}")
         more = code.value(f"icmp slt i64 {first}, {header['rows']}")
         code.add(f"  br i1 {more}, label %claimed_rows, label %done")
@@ -73,9 +86,7 @@ class _Function:
         before = code.value(f"mul i64 {current}, {header['columns']}")
         left = code.value(f"sub i64 {header['elements']}, {before}")
         self.columns = code.call("i64", "llvm.smin.i64", ("i64", left), ("i64", header["columns"]))
-        for x in below([o.symbol for o in self.outputs], through=True):
-            if x.op == "pick":  # before anything is stored: an output may lie where its input lies
-                self.row_value(x)
+        self.read_picks()
         for place in range(self.plan.last + 1):
             if self.plan.reduced[place] or place == self.plan.last:
                 self.loop(place)
@@ -87,8 +98,12 @@ class _Function:
         again = code.value(f"icmp slt i64 {following}, {code.value(f'load i64, ptr {claimed}')}")
         code.add(f"  br i1 {again}, label %row, label %claim")
         code.add("done:")
+        if self.picks:
+            outside = code.value(f"load i64, ptr {self.outside}")
+            place = code.value(f"getelementptr i64, ptr %call, i64 {OUTSIDE}")
+            code.value(f"atomicrmw or ptr {place}, i64 {outside} monotonic")
         code.add("  ret void")
-        top = ["define void @run(ptr noalias %call, ptr noalias %scratch) {", "entry:", *code.slots]
+        top = ["define internal void @body(ptr noalias %call, ptr noalias %scratch) noinline {", "entry:", *code.slots]
         return "\n".join([*sorted(code.declared), *top, *code.lines, "}"]) + "\n"
 
     def argument(self, place: int, kind: str) -> str:
@@ -124,7 +139,7 @@ class _Function:
         splats: dict[int, str] = {}
         for x in below(roots, stop=loaded):
             if x.rank != ELEMENT and x.key not in loaded:
-                splats[x.key] = self.in_lanes(x)
+                splats[x.key] = self.in_lanes(lanes, x)
         full = code.value(f"and i64 {self.columns}, {-width}")
         code.add(f"  store i64 0, ptr {self.column}")
         head, body, check, tail, end = (code.name(x) for x in ("head", "body", "check", "tail", "end"))
@@ -250,30 +265,72 @@ class _Function:
             base = self.pointers[list(self.arrays).index(x.args[0])]
             found = self.row_lanes.load(self.arrays[x.args[0]].dtype, x.kind, base)
         elif x.op == "pick":
-            source, index = x.args
-            dtype = self.arrays[source.args[0]].dtype
-            base = self.pointers[list(self.arrays).index(source.args[0])]
-            offset = code.value(f"mul i64 {self.row_value(index)}, {STORAGE[dtype][1]}")
-            address = code.value(f"getelementptr i8, ptr {base}, i64 {offset}")
-            found = self.row_lanes.load(dtype, x.kind, address)
+            found = self.picked_value(x)
         else:
             found = self.compute(self.row_lanes, x, self.row_value)
         self.known[x.key] = found
         return found
 
-    def in_lanes(self, x: Symbol) -> str:
+    def in_lanes(self, lanes: Lanes, x: Symbol) -> str:
         """A row's number in all lanes."""
-        lanes = self.lanes
         if x.op == "const" and x.kind == "f":
             return lanes.const(x.args[0])
         value = self.row_value(x)
         if x.kind == "b":
             return lanes.splat(value, "i1")
         if x.kind == "i":
-            return lanes.splat(self.code.value(f"trunc i64 {value} to i32"), "i32")
+            return value if lanes.width == 1 else lanes.splat(self.code.value(f"trunc i64 {value} to i32"), "i32")
         if lanes.bits == 32:
             value = self.code.value(f"fptrunc double {value} to float")
         return lanes.splat(value, lanes.scalar)
+
+    # Elements that are picked
+
+    def read_picks(self) -> None:
+        """Read what is picked before anything of the row is stored: an output may lie where its input lies."""
+        for pick in self.picks:
+            for x in below(pick.args[:1]):
+                if x.op == "input" and x.rank == ELEMENT:
+                    self.picked[x.key, pick.args[1].key] = self.read_at(x, pick.args[1])
+
+    def is_inside(self, index: Symbol) -> str:
+        """Whether an index is that of a column; that one is not is reported at the end."""
+        if index.key not in self.inside:
+            code = self.code
+            inside = code.value(f"icmp ult i64 {self.row_value(index)}, {self.columns}")
+            before = code.value(f"load i64, ptr {self.outside}")
+            report = code.value(f"select i1 {inside}, i64 {before}, i64 1")
+            code.add(f"  store i64 {report}, ptr {self.outside}")
+            self.inside[index.key] = inside
+        return self.inside[index.key]
+
+    def read_at(self, x: Symbol, index: Symbol) -> str:
+        """An element of an array at an index; the first of the row where there is no such element."""
+        code, dtype = self.code, self.arrays[x.args[0]].dtype
+        column = code.value(f"select i1 {self.is_inside(index)}, i64 {self.row_value(index)}, i64 0")
+        offset = code.value(f"mul i64 {column}, {STORAGE[dtype][1]}")
+        base = self.pointers[list(self.arrays).index(x.args[0])]
+        address = code.value(f"getelementptr i8, ptr {base}, i64 {offset}")
+        return self.element_lanes.load(dtype, x.kind, address)
+
+    def picked_value(self, pick: Symbol) -> str:
+        """An expression of elements at an index, as a row's number: NaN (or False) where there is no such element."""
+        code, lanes, index = self.code, self.element_lanes, pick.args[1]
+
+        def element(x: Symbol) -> str:
+            if x.rank != ELEMENT:
+                return self.in_lanes(lanes, x)
+            place = x.key, index.key
+            if place not in self.picked:
+                self.picked[place] = self.row_value(index) if x.op == "columns" else self.compute(lanes, x, element)
+            return self.picked[place]
+
+        found, inside = element(pick.args[0]), self.is_inside(index)
+        if pick.kind == "b":
+            return self.row_lanes.logical("and", found, inside)
+        if lanes.bits == 32:
+            found = code.value(f"fpext float {found} to double")
+        return self.row_lanes.where(inside, found, self.row_lanes.const(float("nan")))
 
     def compute(self, lanes: Lanes, x: Symbol, value) -> str:  # type: ignore[no-untyped-def]
         """One operation on values of its arguments."""
@@ -310,6 +367,6 @@ def operation(lanes: Lanes, x: Symbol, found: Sequence[str]) -> str:
 
 
 def function_text(program: Program, bits: int, vector_bytes: int) -> tuple[str, int]:
-    """The function `run(call, scratch)`, and how many scratch rows it needs."""
+    """The function `body(call, scratch)`, and how many scratch rows it needs."""
     function = _Function(program, bits, vector_bytes)
     return function.text(), len(function.plan.scratch)

@@ -164,10 +164,15 @@ class MathLanes(Lanes):
         return self.intrinsic("copysign", size, x)
 
     def pow(self, x: str, y: str) -> str:
-        """x**y by e**(y log |x|), with the sign of an odd power; NaN for a broken power of a negative number."""
-        size = self.exp(self.mul(y, self.log(self.abs(x))))
+        """x**y by e**(y log |x|), with the sign of an odd power, and the ends of C's pow.
+
+        NaN for a broken power of a negative finite number; 1 for x**0, 1**y and (-1)**inf.
+        """
+        size, one = self.abs(x), self.const(1.0)
+        magnitude = self.where(self.eq(size, one), one, self.exp(self.mul(y, self.log(size))))
         half = self.mul(y, self.const(0.5))
         whole, even = (self.eq(self.intrinsic("floor", v), v) for v in (y, half))
-        signed = self.where(even, size, self.where(whole, self.neg(size), self.const(math.nan)))
-        power = self.where(self.lt(x, self.const(0.0)), signed, size)
-        return self.where(self.eq(y, self.const(0.0)), self.const(1.0), power)
+        broken = self.where(self.eq(size, self.const(math.inf)), magnitude, self.const(math.nan))
+        of_negative = self.where(even, magnitude, self.where(whole, self.neg(magnitude), broken))
+        power = self.where(self.lt(x, self.const(0.0)), of_negative, magnitude)
+        return self.where(self.eq(y, self.const(0.0)), one, power)

@@ -3,40 +3,43 @@
 A fresh array of 100 MB costs about as much as a pass over it, since the system clears each page when it is first
 touched. Memory that no array uses any more is kept here, and marked as free for the taking (MADV_FREE): the system
 takes it back as soon as it is short of memory, and until then the next array of that size gets it as it is.
+
+There is no lock: a finalizer may run anywhere, and a child may be forked anywhere. What is kept changes by single
+operations of `collections.deque`, each of which happens entirely or not at all.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import math
 import mmap
-import threading
 import weakref
 from typing import Any
 
 import numpy as np
 
-__all__ = ["LEAST", "empty"]
+__all__ = ["MIN_BYTES", "empty"]
 
-LEAST = 32 * 2**20
+MIN_BYTES = 32 * 2**20
 """Bytes from which memory is kept; the C library keeps that of smaller arrays itself."""
 
-MOST = 4
+MAX_SPARE = 4
 """Blocks that are kept."""
 
 PAGE = 2 * 2**20
 """Sizes are rounded up to this, that of a huge page."""
 
-_spare: list[mmap.mmap] = []
-_lock = threading.RLock()  # a finalizer may run anywhere, also while the lock is held
+_spare: collections.deque[mmap.mmap] = collections.deque(maxlen=MAX_SPARE)
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """As `np.empty`."""
     size = math.prod(shape) * dtype.itemsize
-    if size < LEAST or not hasattr(mmap, "MADV_FREE"):
+    if size < MIN_BYTES or not hasattr(mmap, "MADV_FREE"):
         return np.empty(shape, dtype)
-    memory = _taken(-(-size // PAGE) * PAGE)
+    pages = -(-size // PAGE) * PAGE
+    memory = _spare_memory(pages) or _new_memory(pages)
     if memory is None:
         return np.empty(shape, dtype)
     owner = np.frombuffer(memory, np.uint8, size)
@@ -45,12 +48,18 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return array
 
 
-def _taken(size: int) -> mmap.mmap | None:
-    """Memory that was kept, or new; None where the system gives none in this way."""
-    with _lock:
-        for i in reversed(range(len(_spare))):
-            if len(_spare[i]) == size:
-                return _spare.pop(i)
+def _spare_memory(size: int) -> mmap.mmap | None:
+    """Memory that was kept."""
+    for memory in reversed(tuple(_spare)):
+        if len(memory) == size:
+            with contextlib.suppress(ValueError):  # another thread took it
+                _spare.remove(memory)
+                return memory
+    return None
+
+
+def _new_memory(size: int) -> mmap.mmap | None:
+    """Memory of the system; None where it gives none in this way."""
     try:
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, ValueError):
@@ -67,6 +76,4 @@ def _keep(memory: mmap.mmap) -> None:
         memory.madvise(mmap.MADV_FREE)
     except (OSError, ValueError):  # not there, or the interpreter ends: given back when the object goes
         return
-    with _lock:
-        _spare.append(memory)
-        del _spare[:-MOST]
+    _spare.append(memory)

@@ -1,46 +1,51 @@
-"""Threads for compiled code. It claims its work itself, so a thread that comes late finds nothing left to do."""
+"""Threads that help with compiled code.
+
+A helper gets a job and runs it; nobody waits for helpers here. A job is a call of compiled code, which lets a helper in
+only while the caller is inside as well, and lets the caller out only when all helpers have left (see `shared`). So a
+helper that comes too late, or that is asked by a call that was interrupted, touches no array.
+
+What is interrupted by a signal must leave no thread behind that nobody knows of. So helpers are not objects with states
+of their own: they are plain threads that take jobs from a queue, and each change here is one call of C.
+"""
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
+import queue
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import concurrent.futures
+from ..environment import ENVIRONMENT
 
-__all__ = ["get_num_threads", "run_everywhere", "set_num_threads"]
+__all__ = ["ask_helpers", "get_num_threads", "set_num_threads"]
 
-
-def _default() -> int:
-    """$LOSSREG_NUM_THREADS; else $OMP_NUM_THREADS, which pools of processes set for their workers; else all cores."""
-    for variable in ("LOSSREG_NUM_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(variable, "").partition(",")[0]  # a list has one number for each level of nesting
-        if text.isdecimal() and int(text) > 0:
-            return int(text)
-        if text and variable == "LOSSREG_NUM_THREADS":
-            raise ValueError(f"LOSSREG_NUM_THREADS: expected a whole number of at least 1, got {text!r}.")
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+Job = Callable[[], None]
 
 
 class _Pool:
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.count: int | None = None
-        self.executor: concurrent.futures.ThreadPoolExecutor | None = None
+    """The helpers of one process."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        """How many threads a call may use, the caller's among them."""
+        self.lock = threading.RLock()  # a signal handler may make a call while its thread holds it
+        self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self.helpers: list[int] = []
 
 
-_pool = _Pool()
+def _all_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_pool = _Pool(ENVIRONMENT.threads or _all_cores())
 
 
 def _forget() -> None:
-    """In a forked child there are no threads but its own."""
+    """In a forked child there are no threads but its own, and the lock may be that of another."""
     global _pool
-    count = _pool.count
-    _pool = _Pool()
-    _pool.count = count
+    _pool = _Pool(_pool.count)
 
 
 if hasattr(os, "register_at_fork"):
@@ -49,8 +54,6 @@ if hasattr(os, "register_at_fork"):
 
 def get_num_threads() -> int:
     """How many threads compiled code may use, the caller's among them."""
-    if _pool.count is None:
-        _pool.count = _default()
     return _pool.count
 
 
@@ -58,56 +61,34 @@ def set_num_threads(count: int) -> None:
     """Let compiled code use so many threads, the caller's among them. Results are the same bits for every number."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"set_num_threads: expected a whole number of at least 1, got {count!r}.")
-    with _pool.lock:
-        if _pool.executor is not None:
-            _pool.executor.shutdown(wait=False)
-        _pool.executor, _pool.count = None, count
+    _pool.count = count
 
 
-class _Runs:
-    """Runs of a task: helpers begin while the caller's own lasts, and all that have begun are waited for."""
-
-    def __init__(self, task: Callable[[], None]) -> None:
-        self.task, self.changed, self.open, self.running = task, threading.Condition(), True, 0
-        self.errors: list[BaseException] = []
-
-    def help(self) -> None:
-        with self.changed:
-            if not self.open:
-                return
-            self.running += 1
-        try:
-            self.task()
-        except BaseException as error:
-            self.errors.append(error)
-        with self.changed:
-            self.running -= 1
-            self.changed.notify_all()
-
-    def end(self) -> None:
-        with self.changed:
-            self.open = False
-            while self.running:
-                self.changed.wait()
-        if self.errors:
-            raise self.errors[0]
+def ask_helpers(job: Job, tasks: int) -> None:
+    """Ask helpers to run a job of so many tasks, of which the caller does some; returns at once."""
+    pool = _pool
+    wanted = min(tasks, pool.count) - 1
+    if wanted > len(pool.helpers):
+        _start_helpers(pool, wanted)
+    for _ in range(min(wanted, len(pool.helpers))):
+        pool.jobs.put(job)
 
 
-def run_everywhere(task: Callable[[], None], most: int) -> None:
-    """Run a task on the caller's thread, and on up to `most` in all; return when every run has ended."""
-    helpers = min(most, get_num_threads()) - 1
-    runs = _Runs(task)
-    if helpers > 0:
-        with _pool.lock, contextlib.suppress(RuntimeError):  # no more threads, or the interpreter is shutting down
-            if _pool.executor is None:
-                import concurrent.futures
+def _start_helpers(pool: _Pool, wanted: int) -> None:
+    """Have so many helpers, or as many as there can be."""
+    with pool.lock:
+        missing = wanted - len(pool.helpers)
+        # No more threads, or the interpreter is shutting down.
+        with contextlib.suppress(RuntimeError):
+            # One call of C: no signal handler runs between the start of a thread and its entry in the list.
+            pool.helpers.extend(map(_thread.start_new_thread, [_help] * missing, [(pool.jobs,)] * missing))
 
-                _pool.executor = concurrent.futures.ThreadPoolExecutor(
-                    max(1, get_num_threads() - 1), thread_name_prefix="lossreg"
-                )
-            for _ in range(helpers):
-                _pool.executor.submit(runs.help)
-    try:
-        task()
-    finally:
-        runs.end()
+
+def _help(jobs: queue.SimpleQueue[Job]) -> None:
+    """Run jobs for ever; the end of the process ends this thread."""
+    while True:
+        job = jobs.get()
+        # There may be no memory for what a job needs: then the caller does all the work.
+        with contextlib.suppress(BaseException):
+            job()
+        del job  # a helper that waits keeps nothing alive

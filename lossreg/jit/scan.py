@@ -7,16 +7,18 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..formulas.arguments import ELEMENT, ArrayArgument
+from ..formulas.graph import Symbol, trace
 from ..ops.alignment import backward, forward, share_of
 from .kernel import operation
 from .lanes import STORAGE, Code, Lanes
 from .library import MathLanes
-from .trace import ELEMENT, Symbol, trace
+from .shared import SHARED_SLOTS
 
 __all__ = ["ARGUMENTS", "alignment_text", "padded_width"]
 
 ARGUMENTS = (
-    "claimed", "sequences", "classes", "width", "time", "probs", "probs_time", "probs_sequence", "states", "leaps",
+    *SHARED_SLOTS, "sequences", "classes", "width", "time", "probs", "probs_time", "probs_sequence", "states", "leaps",
     "frames", "last", "likelihoods", "slopes", "out", "out_time", "out_sequence",
 )  # fmt: skip
 """The slots of a call, 64 bits each: pointers, counts, and bytes from one time or sequence to the next."""
@@ -32,7 +34,7 @@ def padded_width(width: int, vector_bytes: int) -> int:
 
 def _apply(lanes: MathLanes, formula: Callable[..., Any], *values: tuple[str, str]) -> str:
     """A formula of elements on values of lanes, given as (kind, value)."""
-    _, (found,) = trace(lambda *args: (formula(*args),), [(ELEMENT, kind) for kind, _ in values], rows=False)
+    _, (found,) = trace(lambda *args: (formula(*args),), [ArrayArgument(ELEMENT, kind) for kind, _ in values], rows=False)
     known: dict[int, str] = {}
 
     def value(x: Symbol) -> str:
@@ -73,14 +75,6 @@ class _Alignment:
         yield i
         code.add(f"  store i64 {self.ops('add', i, step)}, ptr {slot}\n  br label %{head}\n{end}:")
 
-    @contextlib.contextmanager
-    def when(self, condition: str) -> Iterator[None]:
-        code = self.code
-        body, end = code.name("then"), code.name("after")
-        code.add(f"  br i1 {condition}, label %{body}, label %{end}\n{body}:")
-        yield
-        code.add(f"  br label %{end}\n{end}:")
-
     def emission(self, probs: str, states: str, j: str) -> str:
         """Log-probabilities of the classes of states."""
         code, lanes = self.code, self.lanes
@@ -118,13 +112,16 @@ class _Alignment:
         code, lanes, ops = self.code, self.lanes, self.ops
         a = {}
         for place, name in enumerate(ARGUMENTS):
+            if name in SHARED_SLOTS:
+                continue
             kind = "ptr" if name in POINTERS else "i64"
             address = code.value(f"getelementptr i64, ptr %call, i64 {place}")
             a[name] = code.value(f"load {kind}, ptr {address}")
         width = a["width"]
         row = ops("add", width, 2)  # cells of a row of alphas
+        counter = code.value(f"getelementptr i64, ptr %call, i64 {ARGUMENTS.index('claimed')}")
         code.add("  br label %claim\nclaim:")
-        i = code.value("atomicrmw add ptr %call, i64 1 monotonic")
+        i = code.value(f"atomicrmw add ptr {counter}, i64 1 monotonic")
         more = code.value(f"icmp slt i64 {i}, {a['sequences']}")
         code.add(f"  br i1 {more}, label %sequence, label %done\nsequence:")
         probs = self.at(a["probs"], ops("mul", i, a["probs_sequence"]), 1)
@@ -157,7 +154,7 @@ class _Alignment:
         if self.stored is not None:
             self.gradient(a, i, probs, states, leaps, frames, last, likelihood, row)
         code.add("  br label %claim\ndone:\n  ret void")
-        top = ["define void @run(ptr noalias %call, ptr noalias %scratch) {", "entry:", *code.slots]
+        top = ["define internal void @body(ptr noalias %call, ptr noalias %scratch) noinline {", "entry:", *code.slots]
         return "\n".join([*sorted(code.declared), *top, *code.lines, "}"]) + "\n"
 
     def gradient(
@@ -239,5 +236,5 @@ class _Alignment:
 
 
 def alignment_text(dtype: str, stored: str | None, logits: bool, vector_bytes: int) -> str:
-    """The function `run(call, scratch)` for log-probabilities of a dtype and gradients stored as another."""
+    """The function `body(call, scratch)` for log-probabilities of a dtype and gradients stored as another."""
     return _Alignment(dtype, stored, logits, vector_bytes).text()

@@ -6,14 +6,16 @@ import contextlib
 import contextvars
 import functools
 import importlib.metadata
-import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from ..config import registry
+from ..environment import ENVIRONMENT
+from ..jit.undisturbed import undisturbed
 from ..schema import closest
-from .base import FORMULA_FUNCTIONS, ROW_FUNCTIONS, Array, Ops
+from ..formulas.functions import FORMULA_FUNCTIONS, ROW_FUNCTIONS
+from .base import Array, Ops
 from .numpy_ops import NumpyOps
 
 __all__ = [
@@ -33,23 +35,24 @@ def _numpy() -> Ops:
 @functools.cache
 def _jit() -> Ops:
     """The compiled backend; ImportError with the way to install it when llvmlite is missing."""
-    try:
-        if not _compiler_is_there():
-            raise ImportError("no module llvmlite")
-        from .jit_ops import JitOps
+    if not _compiler_is_there():
+        raise ImportError("llvmlite 0.45 or newer is not installed: python -m pip install 'lossreg[jit]'")
+    return undisturbed(_new_jit_ops)
 
-        return JitOps()
-    except ImportError as error:
-        raise ImportError("llvmlite 0.45 or newer is not installed: python -m pip install 'lossreg[jit]'") from error
+
+def _new_jit_ops() -> Ops:
+    if getattr(getattr(sys.modules.get("llvmlite"), "__spec__", None), "_initializing", False):
+        # by another thread than this one, which alone imports it for lossreg; that thread may be waiting for this one
+        raise ImportError("llvmlite is being imported at this moment: call again when it has been")
+    from .jit_ops import JitOps
+
+    return JitOps()
 
 
 @functools.cache
 def _default() -> Ops:
     """The compiled backend where its compiler is installed and LOSSREG_JIT is not 0, else the NumPy backend."""
-    wanted = os.environ.get("LOSSREG_JIT", "1")
-    if wanted not in ("0", "1"):
-        raise ValueError(f"LOSSREG_JIT: expected 0 or 1, got {wanted!r}.")
-    return _jit() if wanted == "1" and _compiler_is_there() else _numpy()
+    return _jit() if ENVIRONMENT.compiles and _compiler_is_there() else _numpy()
 
 
 def _compiler_is_there() -> bool:

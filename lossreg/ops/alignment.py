@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,6 @@ def _sum_logs(xp: Any, a: Any, b: Any, c: Any) -> Any:
 
 def align(
     ops: Any,
-    xp: SimpleNamespace,
     log_probs: Any,
     states: Any,
     leaps: Any,
@@ -50,40 +48,40 @@ def align(
     logits: bool,
     out: Any,
 ) -> Any:
-    """As `Ops.align`, for all sequences at once; the loop is over time. `xp` is the namespace of formulas."""
-    np_ = ops.xp
+    """As `Ops.align`, for all sequences at once; the loop is over time."""
+    xp = ops.xp
     time, n, classes = log_probs.shape
-    rows, width = np_.arange(n)[:, None], states.shape[1]
+    rows, width = xp.arange(n)[:, None], states.shape[1]
     emit = [x.astype(np.float64)[rows, states] for x in log_probs]
-    index = np_.arange(width)[None, :]
-    nothing = np_.full((n, width), LOG_ZERO)
+    index = xp.arange(width)[None, :]
+    nothing = xp.full((n, width), LOG_ZERO)
     # before the first frame the path stands in the first state: it may enter the first two
-    alpha = np_.where(index == 0, 0.0, nothing)
+    alpha = xp.where(index == 0, 0.0, nothing)
     alphas, ends = [], alpha
     for t in range(time):
-        alpha = forward(xp, alpha, _shift(np_, alpha, 1), _shift(np_, alpha, 2), leaps, emit[t])
+        alpha = forward(xp, alpha, _shift(xp, alpha, 1), _shift(xp, alpha, 2), leaps, emit[t])
         alphas.append(alpha)
-        ends = np_.where((frames == t + 1)[:, None], alpha, ends)
+        ends = xp.where((frames == t + 1)[:, None], alpha, ends)
     final = (index == last[:, None]) | (index == last[:, None] - 1)
-    blank, label = (np_.max(np_.where(index == last[:, None] - k, ends, LOG_ZERO), axis=1) for k in (0, 1))
+    blank, label = (xp.max(xp.where(index == last[:, None] - k, ends, LOG_ZERO), axis=1) for k in (0, 1))
     likelihood = _sum_logs(xp, blank, label, nothing[:, 0])
     if out is None:
         return likelihood
     beta = nothing
-    safe = np_.where(likelihood == LOG_ZERO, 0.0, likelihood)[:, None]
+    safe = xp.where(likelihood == LOG_ZERO, 0.0, likelihood)[:, None]
     wanted = (slopes != 0) & (likelihood != LOG_ZERO)
-    onward_leaps = _shift(np_, leaps, -2, False)
+    onward_leaps = _shift(xp, leaps, -2, False)
     for t in reversed(range(time)):
         if t + 1 < time:
             onward = beta + emit[t + 1]
-            beta = backward(xp, onward, _shift(np_, onward, -1), _shift(np_, onward, -2), onward_leaps)
-        beta = np_.where((frames == t + 1)[:, None], np_.where(final, 0.0, LOG_ZERO), beta)
+            beta = backward(xp, onward, _shift(xp, onward, -1), _shift(xp, onward, -2), onward_leaps)
+        beta = xp.where((frames == t + 1)[:, None], xp.where(final, 0.0, LOG_ZERO), beta)
         there = (wanted & (frames > t))[:, None]
-        share = np_.where(there, share_of(xp, alphas[t], beta, safe), 0.0)
+        share = xp.where(there, share_of(xp, alphas[t], beta, safe), 0.0)
         grad = -ops.sum_by_column(share, states, classes)
         if logits:
-            grad = grad + xp.exp(log_probs[t].astype(np.float64)) * np_.sum(share, axis=1)[:, None]
-        out[t] = np_.where(there, grad * slopes[:, None], 0.0)
+            grad = grad + xp.exp(log_probs[t].astype(np.float64)) * xp.sum(share, axis=1)[:, None]
+        out[t] = xp.where(there, grad * slopes[:, None], 0.0)
     return likelihood
 
 

@@ -3,48 +3,22 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 
+from ..formulas.arguments import ELEMENT, NUMBER, ROW, constant, surroundings
+from ..formulas.graph import name_of
+from ..formulas.program import ArrayType, array_type, program
+from ..formulas.replay import Replay
 from .alignment import align
 
-__all__ = ["FORMULA_FUNCTIONS", "ROW_FUNCTIONS", "Array", "Ops", "compute_dtype", "formula_namespace", "is_half"]
+__all__ = ["Array", "Ops", "check_indices", "compute_dtype", "fits", "fitting", "is_half", "limits", "wrong_shape"]
 
 Array = Any
 """An array of NumPy, CuPy or another library with the same interface."""
-
-FORMULA_FUNCTIONS = (
-    "abs", "exp", "expm1", "isinf", "isnan", "log", "log1p", "maximum", "minimum", "sign", "sqrt", "tanh", "where",
-)  # fmt: skip
-"""The functions that a formula may use beside arithmetic and comparisons: those that every backend compiles."""
-
-ROW_FUNCTIONS = ("row_sum", "row_squares", "row_max", "columns", "pick")
-"""What a formula of rows (N, C) may use as well: sum, sum of squares in float64, and maximum of each row, (N, 1); the
-indices of the columns; and the element of each row at its index (N, 1)."""
-
-
-def formula_namespace(xp: Any, dtype: Any) -> SimpleNamespace:
-    """The namespace a formula sees: only what every backend has, so that a formula cannot outgrow one of them."""
-
-    def where(condition: Any, a: Any, b: Any) -> Any:
-        if not hasattr(a, "dtype") and not hasattr(b, "dtype"):  # two numbers: in the dtype of the formula
-            a = xp.asarray(a, dtype=dtype)
-        return xp.where(condition, a, b)
-
-    functions = {name: getattr(xp, name) for name in FORMULA_FUNCTIONS}
-    functions |= {
-        "where": where,
-        "row_sum": lambda x: xp.sum(x, axis=1, keepdims=True),
-        "row_squares": lambda x: xp.sum(xp.square(x.astype(np.float64)), axis=1, keepdims=True),
-        "row_max": lambda x: xp.max(x, axis=1, keepdims=True),
-        "columns": lambda x: xp.arange(x.shape[1])[None, :],
-        "pick": lambda x, index: xp.take_along_axis(x, index, axis=1),
-    }
-    return SimpleNamespace(**functions)
-
 
 @functools.lru_cache(maxsize=256)
 def is_half(dtype: Any) -> bool:
@@ -58,6 +32,69 @@ def compute_dtype(dtype: Any) -> Any:
     return np.dtype(np.float32 if is_half(dtype) or dtype == np.float32 else np.float64)
 
 
+@functools.lru_cache(maxsize=16)
+def limits(dtype: Any) -> tuple[float, float]:
+    """The smallest normal and the largest number of a dtype in which formulas compute."""
+    info = np.finfo(dtype)
+    return float(info.tiny), float(info.max)
+
+
+def fitting(number: float, dtype: Any) -> float:
+    """An option as a formula gets it: one that would vanish or overflow counts as the nearest number that does not.
+
+    As 0 or infinity it would turn a limit, such as eps -> 0, into NaN. Zero, infinities and NaN stay what they are.
+    """
+    least, most = limits(dtype)
+    size = abs(number)
+    if least <= size <= most or not 0.0 < size < np.inf:
+        return number
+    return math.copysign(least if size < least else most, number)
+
+
+def wrong_shape(formula: Any, what: str, array: Any, shape: tuple[int, ...], rows: bool) -> ValueError:
+    """The error of an array that does not fit the guesses of a formula; no backend runs one that does not."""
+    expected = f"to broadcast to {shape}"
+    if rows:
+        expected = f"of shape ({shape[0]},), {shape} or {(1, *shape[1:])}"
+    got = f"shape {tuple(array.shape)}"
+    return ValueError(f"Cannot run {name_of(formula)}: expected {what} {expected}, as the guesses are, got {got}.")
+
+
+def fits(shape: tuple[int, ...], guesses: tuple[int, ...], rows: bool) -> bool:
+    """Whether a formula takes an array of a shape beside guesses of another."""
+    if rows:
+        count, columns = guesses
+        return shape in ((), (count,), (count, columns), (1, columns))
+    return len(shape) <= len(guesses) and all(n in (1, size) for n, size in zip(shape[::-1], guesses[::-1]))
+
+
+def check_indices(formula: Any, ids: Any, columns: int) -> None:
+    """Raise unless all ids by which elements are picked are those of columns."""
+    if not ids.size or (ids.min() >= 0 and ids.max() < columns):
+        return
+    row = int(np.flatnonzero((ids < 0) | (ids >= columns))[0])
+    expected = f"ids for xp.pick in [0, {columns})"
+    raise ValueError(f"Cannot run {name_of(formula)}: expected {expected}, got {ids[row]} in row {row}.")
+
+
+@functools.lru_cache(maxsize=1024)
+def _replay(
+    xp: Any,
+    formula: Callable[..., Any],
+    rows: bool,
+    dtype: np.dtype,
+    arguments: tuple[Any, ...],
+    scale: Any,
+    weight: Any,
+    values: bool,
+    grads: tuple[ArrayType, ...] | None,
+    around: tuple[Any, ...],
+) -> tuple[Replay, list[int]]:
+    """A formula with its weights as a function of arrays, and the numbers of the arguments that it picks by."""
+    traced = program(formula, rows, dtype, arguments, scale, weight, values, False, grads)
+    return Replay([output.symbol for output in traced.outputs], xp, dtype), traced.indices
+
+
 class Ops:
     """Array operations of one backend. The bodies need only NumPy's interface and no value of a device array."""
 
@@ -69,7 +106,6 @@ class Ops:
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
-        self._namespaces = {name: formula_namespace(xp, np.dtype(name)) for name in ("float32", "float64")}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -126,43 +162,89 @@ class Ops:
     ) -> tuple[Array | None, Any]:
         """Run a formula: (weighted values or None, their total or None), gradients into `out`.
 
-        `formula(xp, *guesses, *others, *static) -> value, *slopes`. Without `rows` a value belongs to each element, and
-        arrays broadcast to the guesses. With `rows` guesses are (N, C) and a value belongs to each row; an array (N,)
-        has one number a row, one (N, C) or (1, C) one an element, and the formula sees them as (N, 1) and (N, C).
+        `formula(xp, *guesses, *others, *static) -> value, *derivatives`. Without `rows` a value belongs to each
+        element, and arrays broadcast to the guesses. With `rows` guesses are (N, C) and a value belongs to each row; an
+        array (N,) has one number for each row, one (N, C) or (1, C) one for each element.
 
-        Floats may differ from call to call; a formula may branch on bools, ints, texts and None, and on `static`.
-        Arrays come to the formula in the dtype to compute in, but for ints and bools of rows. `weight` has one number
-        for each value: where it is 0, value and slopes are 0, whatever the formula gives. `scale` multiplies the
-        slopes. `out` has one array for each guess, or is None when no gradient is wanted.
+        Floats may differ from call to call; a formula may branch on bools, ints, texts and None, and on `static`. It
+        runs once on symbols, and what they recorded is run on the arrays: so it can write to none of them, and means
+        the same on every backend. Results are written when all has been read. `weight` has one number for each value:
+        where it is 0, value and gradient are 0, whatever the formula gives. `scale` multiplies the gradients. `out` has
+        one array for each guess, or is None when no gradient is wanted.
+
+        Errors: TypeError for a formula that is none; ValueError for shapes that do not fit, ids outside of a row.
         """
-        dtype = compute_dtype(guesses[0].dtype)
-        shape = guesses[0].shape
+        dtype, shape = compute_dtype(guesses[0].dtype), tuple(guesses[0].shape)
+        arguments, weight = (*guesses, *others, *static), self.as_weight(weight)
+        self._check_shapes(formula, guesses, (*arguments, scale, weight), out, rows)
+        types = (*[self._argument_type(x, rows) for x in (*guesses, *others)], *map(constant, static))
+        scale_type = self._argument_type(scale, rows)
+        weight_type = None if weight is None else self._argument_type(weight, rows)
+        grads = None if out is None else tuple([array_type(x.dtype.name, ELEMENT) for x in out])
+        replay, indices = _replay(
+            self.xp, formula, rows, dtype, types, scale_type, weight_type, values or total, grads, surroundings(formula)
+        )
         if not guesses[0].size:
             empty = self.xp.zeros((shape[0], 1) if rows else shape, dtype)
             return empty, self.xp.sum(empty, dtype=np.float64)
+        if not self.on_device:
+            for i in indices:
+                check_indices(formula, arguments[i], shape[1])
 
-        def cast(x: Any) -> Any:
-            if not hasattr(x, "dtype"):
-                return x
-            x = x[:, None] if rows and x.ndim == 1 else x
-            return x if rows and x.dtype.kind in "iub" else x.astype(dtype, copy=False)
+        read = [fitting(float(x), dtype) if isinstance(x, (float, np.floating)) else x for x in arguments]
+        read = [x[:, None] if rows and getattr(x, "ndim", 0) == 1 else x for x in (*read, scale, weight)]
+        found = None
+        if values or total:
+            found = self.xp.empty((shape[0], 1) if rows else shape, np.float64 if rows else dtype)
+        sum_ = self.replay(replay, shape, read, found, out, total, rows)
+        return found.astype(dtype, copy=False) if values and found is not None else None, sum_
 
-        def spread(x: Any, shape: tuple[int, ...]) -> Array:  # a constant slope may be a number
-            if getattr(x, "shape", None) == shape:
-                return x
-            return self.xp.broadcast_to(self.xp.asarray(x, dtype=dtype), shape)
+    def replay(
+        self,
+        replay: Replay,
+        shape: tuple[int, ...],
+        arguments: Sequence[Any],
+        values: Array | None,
+        out: Sequence[Array] | None,
+        total: bool,
+        rows: bool,
+    ) -> Any:
+        """Store what a formula gives for arguments that have been checked, and return the total of the values."""
+        # A result may be one of the arguments, and `out` another: values are copied before anything is written.
+        results = replay(arguments, shape[1] if rows else 0)
+        if values is not None:
+            values[...] = results.pop()
+        for target, grad in zip(out or (), results):
+            target[...] = grad
+        return self.xp.sum(values, dtype=np.float64) if total else None
 
-        found, *slopes = formula(self._namespaces[dtype.name], *map(cast, (*guesses, *others)), *static)
-        weight = None if weight is None else weight[:, None] if rows else weight
-        if out is not None:
-            scale = scale if isinstance(scale, float) else scale.astype(dtype)
-            for target, slope in zip(out, slopes, strict=True):
-                target[...] = self.weighted(spread(slope, shape) * scale, weight)
-        found = spread(found, (shape[0], 1) if rows else shape)
-        return (
-            self.weighted(found, weight) if values else None,
-            self.total(found, weight) if total else None,
-        )
+    def _check_shapes(
+        self, formula: Any, guesses: Sequence[Array], arguments: Sequence[Any], out: Sequence[Array] | None, rows: bool
+    ) -> None:
+        """Raise unless all arrays fit the guesses."""
+        shape = tuple(guesses[0].shape)
+        for i, x in enumerate((*guesses, *(out or ()))):
+            if tuple(x.shape) != shape:
+                what = f"guess {i + 1}" if i < len(guesses) else "out"
+                raise ValueError(
+                    f"Cannot run {name_of(formula)}: expected {what} of shape {shape}, that of guess 1, "
+                    f"got shape {tuple(x.shape)}."
+                )
+        for i, x in enumerate(arguments):
+            if isinstance(x, self.xp.ndarray) and not fits(tuple(x.shape), shape, rows):
+                raise wrong_shape(formula, f"argument {i + 1}", x, shape, rows)
+
+    def as_weight(self, weight: Any) -> Any:
+        """A weight that is one number as a float, whatever NumPy made of it."""
+        return float(weight) if isinstance(weight, (np.generic, int)) else weight
+
+    def _argument_type(self, x: Any, rows: bool) -> Any:
+        """What a formula is traced for, as `program` takes it; the weight may be None."""
+        if not isinstance(x, self.xp.ndarray):
+            return float if isinstance(x, (float, np.floating)) else constant(x)
+        if x.ndim == 0 or x.size == 1 and not rows:
+            return array_type(x.dtype.name, NUMBER) if self.on_device else float
+        return array_type(x.dtype.name, ROW if rows and x.ndim == 1 else ELEMENT)
 
     def all_hold(self, domain: Any, array: Array) -> bool:
         """Whether all numbers of an array lie in a domain; waits for a device."""
@@ -193,4 +275,4 @@ class Ops:
         index of the final blank.   slopes: (N,) of what is asked for, with respect to minus the log-likelihoods; where
         it is 0, or a target cannot be aligned, the gradient is 0.   logits: the gradient is that in the logits.
         """
-        return align(self, self._namespaces["float64"], log_probs, states, leaps, frames, last, slopes, logits, out)
+        return align(self, log_probs, states, leaps, frames, last, slopes, logits, out)

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from ..jit.plan import Array as Described
-from ..jit.trace import ELEMENT, NUMBER, ROW
-from .base import Array, Ops, compute_dtype
+from ..formulas.arguments import ELEMENT, NUMBER, ROW, constant, surroundings
+from ..formulas.program import ArrayType
+from .base import Array, Ops, check_indices, compute_dtype, fits, fitting, limits, wrong_shape
 
 __all__ = ["CompiledOps", "Kernel", "row_contiguous"]
 
-Kernel = Callable[[int, int, int, list[int], dict[int, float]], None]
-"""Runs over rows, columns and elements; then the address and the bytes from row to row of each array, inputs first and
-outputs after them, and the numbers by their argument. The last row of a flat array may have fewer elements."""
+
+class Kernel(Protocol):
+    """A formula, compiled for arrays of some dtypes and ranks."""
+
+    indices: list[int]
+    """The numbers of the arguments by which elements are picked out of rows."""
+
+    def __call__(self, rows: int, columns: int, elements: int, places: list[int], numbers: dict[int, float]) -> bool:
+        """Run over rows of columns; the last row of a flat array may have fewer elements.
+
+        places: the address and the bytes from row to row of each array, inputs first and outputs after them.
+        numbers: by their argument.   Returns whether an index was outside of its row, where that can be known without
+        waiting for a device: NaN was taken in its place.
+        """
 
 
 class CompiledOps(Ops, ABC):
@@ -32,7 +43,7 @@ class CompiledOps(Ops, ABC):
 
     @staticmethod
     @abstractmethod
-    def described(dtype: Any, rank: int, /) -> Described | None:
+    def described(dtype: Any, rank: int, /) -> ArrayType | None:
         """One object for each dtype and rank, so that keys compare fast; None for what kernels cannot read."""
 
     @staticmethod
@@ -61,8 +72,14 @@ class CompiledOps(Ops, ABC):
         """As the generic body, compiled."""
         xp, array_type, on_device, address = self.xp, self.xp.ndarray, self.on_device, self.address
         first = guesses[0]
-        shape, size = first.shape, first.size
+        shape, size, dtype = first.shape, first.size, compute_dtype(first.dtype)
+        least, most = limits(dtype)
+        weight = self.as_weight(weight)
         given = [*guesses, *others, weight]
+        # a kernel reads as much of each as of the first
+        for x in (*guesses[1:], *(out or ())):
+            if x.shape != shape:
+                self._check_shapes(formula, guesses, (), out, rows)
 
         def is_flat(x: Any) -> bool:
             """Whether something lies in memory as a contiguous array of this shape does, or is one number."""
@@ -72,7 +89,9 @@ class CompiledOps(Ops, ABC):
         for x in () if rows else (*given, *(out or ())):
             flat = flat and is_flat(x)
         if len(shape) == 1 and not flat and not rows:  # one row would be one thread's
-            given = [x if is_flat(x) else xp.ascontiguousarray(xp.broadcast_to(x, shape)) for x in given]
+            for i, x in enumerate(given):
+                if not is_flat(x):
+                    given[i] = xp.ascontiguousarray(_broadcast(xp, formula, i, x, shape))
             flat = True
         columns = min(size, self.flat_columns) if flat else shape[-1] if shape else 1
         count = -(-size // columns) if columns else 0
@@ -84,20 +103,21 @@ class CompiledOps(Ops, ABC):
         def lay(x: Any, place: int) -> Any:
             """What the kernel is compiled for; where the data lies goes into `places`, or a number into `numbers`."""
             nonlocal readable
-            if x is None:
-                return None
             if not isinstance(x, array_type):
-                if isinstance(x, (float, np.floating)):
-                    numbers[place] = float(x)
-                    return float
-                return x
+                if not isinstance(x, (float, np.floating)):
+                    return constant(x)
+                number = float(x)
+                numbers[place] = number if least <= abs(number) <= most else fitting(number, dtype)
+                return float
             if x.ndim == 0 or x.size == 1 and not rows:
                 if not on_device:
                     numbers[place] = float(x.reshape(()))
                     return float
                 rank, stride = NUMBER, 0
+            elif flat:
+                rank, stride = ELEMENT, columns * x.itemsize
             else:
-                rank, x, stride = (ELEMENT, x, columns * x.itemsize) if flat else _laid(xp, x, rows, shape, count)
+                rank, x, stride = _laid(xp, formula, place, x, rows, shape, count)
             item = self.described(x.dtype, rank)
             readable = readable and item is not None
             used.append(x)
@@ -106,9 +126,13 @@ class CompiledOps(Ops, ABC):
             return item
 
         described = [lay(x, i) for i, x in enumerate(given[:-1])] if readable else []
-        described.extend(static)
-        scales = lay(scale, len(described)) if readable else None
-        weighs = lay(given[-1], len(described) + 1) if readable else None
+        described.extend([constant(x) for x in static])
+        scales = weighs = None
+        if readable:
+            scales = lay(scale, len(described))
+            if isinstance(scale, float):
+                numbers[len(described)] = scale  # which may be as small as it is
+            weighs = None if weight is None else lay(given[-1], len(described) + 1)
         grads, targets = None, []
         if out is not None:
             targets = [
@@ -123,7 +147,6 @@ class CompiledOps(Ops, ABC):
         if not readable:
             options: dict[str, Any] = {"static": static, "rows": rows, "values": values, "total": total, "out": out}
             return super().run(formula, guesses, others, weight, scale, **options)
-        dtype = compute_dtype(first.dtype)
         found = totals = None
         if values:
             found = xp.empty((count, 1) if rows else shape, dtype)
@@ -133,8 +156,12 @@ class CompiledOps(Ops, ABC):
             totals = self.totals(count)
             places.append(address(totals))
             places.append(8)
-        kernel = self.kernel(formula, rows, dtype, tuple(described), scales, weighs, values, total, grads)
-        kernel(count, columns, size, places, numbers)
+        kernel = self.kernel(
+            formula, rows, dtype, tuple(described), scales, weighs, values, total, grads, surroundings(formula)
+        )
+        if kernel(count, columns, size, places, numbers):
+            for i in kernel.indices:
+                check_indices(formula, given[i], columns)
         for made, target in zip(targets, out or ()):
             if made is not target:
                 target[...] = made
@@ -150,15 +177,19 @@ def row_contiguous(x: Array) -> bool:
     return bool(x.ndim > 0 and (x.strides[-1] == x.itemsize or x.shape[-1] == 1))
 
 
-def _laid(xp: Any, x: Array, rows: bool, shape: tuple[int, ...], count: int) -> tuple[int, Array, int]:
+def _laid(
+    xp: Any, formula: Any, place: int, x: Array, rows: bool, shape: tuple[int, ...], count: int
+) -> tuple[int, Array, int]:
     """An array as (its rank, the array or a copy of rows that lie together, the bytes from row to row)."""
     if rows:
+        if not fits(x.shape, shape, rows):
+            raise wrong_shape(formula, f"argument {place + 1}", x, shape, rows)
         if x.ndim == 1:
             return ROW, x, x.strides[0]
         if not row_contiguous(x):
             x = xp.ascontiguousarray(x)
         return ELEMENT, x, 0 if len(x) == 1 else x.strides[0]
-    x = xp.broadcast_to(x, shape)
+    x = _broadcast(xp, formula, place, x, shape)
     if x.strides[-1] == 0 and shape[-1] > 1:
         x = x[..., :1].reshape(count)
         return ROW, x, x.strides[0]
@@ -166,3 +197,10 @@ def _laid(xp: Any, x: Array, rows: bool, shape: tuple[int, ...], count: int) -> 
     if not row_contiguous(x):
         x = xp.ascontiguousarray(x)
     return ELEMENT, x, x.strides[0]
+
+
+def _broadcast(xp: Any, formula: Any, place: int, x: Array, shape: tuple[int, ...]) -> Array:
+    """An argument of elements, in the guesses' shape."""
+    if not fits(x.shape, shape, False):
+        raise wrong_shape(formula, f"argument {place + 1}", x, shape, False)
+    return xp.broadcast_to(x, shape)

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..jit.plan import Array as Described
-from ..jit.program import program
+from ..formulas.program import ArrayType, array_type, program
 from .alignment import backward, forward, share_of
 from .base import Array, compute_dtype
 from .compiled import CompiledOps, Kernel, row_contiguous
@@ -25,12 +24,14 @@ OPTIONS = ("-std=c++17", "-fmad=false")
 class _Kernel:
     """A formula's CUDA text, compiled for rows by a warp or by a block when it is first wanted."""
 
+    indices: list[int] = []  # looking at them would make the host wait
+
     def __init__(self, text: str, numbers: list[int], total: bool, real: str, lanes: int, again: int) -> None:
         self.text, self.numbers, self.total, self.real, self.lanes = text, numbers, total, real, lanes
         self.again = again
         self.functions: dict[tuple[int, int, str], Any] = {}
 
-    def __call__(self, rows: int, columns: int, elements: int, places: list[int], numbers: dict[int, float]) -> None:
+    def __call__(self, rows: int, columns: int, elements: int, places: list[int], numbers: dict[int, float]) -> bool:
         """Launch on the current stream; does not wait."""
         group, threads = _group(columns)
         key = group, threads, _index(columns)
@@ -41,6 +42,7 @@ class _Kernel:
         if self.total:
             arguments += _workspace()
         self.functions[key]((blocks,), (threads,), tuple(arguments))
+        return False
 
     def source(self, group: int, threads: int, index: str) -> str:
         """The whole text."""
@@ -65,7 +67,7 @@ def _index(columns: int) -> str:
     return "int" if columns < 2**31 - 1 else "long long"
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=512)
 def _kernel(
     formula: Callable[..., Any],
     rows: bool,
@@ -75,7 +77,8 @@ def _kernel(
     weight: Any,
     values: bool,
     total: bool,
-    grads: tuple[Described, ...] | None,
+    grads: tuple[ArrayType, ...] | None,
+    surroundings: tuple[Any, ...],
 ) -> _Kernel:
     """Trace and weigh a formula for arrays of these dtypes and ranks, and write it as CUDA."""
     made = program(formula, rows, dtype, arguments, scale, weight, values, total, grads)
@@ -148,8 +151,8 @@ def _workspace() -> list[int]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _described(dtype: np.dtype, rank: int) -> Described | None:
-    return Described(dtype.name, rank) if dtype.name in C_TYPES else None
+def _described(dtype: np.dtype, rank: int) -> ArrayType | None:
+    return array_type(dtype.name, rank) if dtype.name in C_TYPES else None
 
 
 class CupyOps(CompiledOps):

@@ -10,25 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from ..jit.engine import compiled, reads_halves, vector_bytes
-from ..jit.kernel import HEADER, function_text
+from ..formulas.arguments import ELEMENT
+from ..formulas.graph import LIBRARY
+from ..formulas.program import ArrayType, array_type, program
+from ..jit.engine import READS_HALVES, VECTOR_BYTES, Machine, compiled
+from ..jit.kernel import HEADER, OUTSIDE, function_text
 from ..jit.lanes import STORAGE
 from ..jit.memory import empty
-from ..jit.plan import Array as Described
-from ..jit.pool import run_everywhere
-from ..jit.program import program
+from ..jit.pool import ask_helpers
 from ..jit.scan import ARGUMENTS, alignment_text, padded_width
-from ..jit.trace import ELEMENT, LIBRARY
+from ..jit.shared import SHARED_SLOTS, shared_slots
 from .base import Array, compute_dtype
 from .compiled import CompiledOps, row_contiguous
 from .numpy_ops import NumpyOps
 
 __all__ = ["JitOps"]
 
-CLAIM = 16_384
+BLOCK_SIZE = 16_384
 """Elements that a thread takes at a time."""
-WORTH = {True: 65_536, False: 262_144}
+PARALLEL_MIN = {True: 65_536, False: 262_144}
 """How many elements are worth the 20 us that waking threads costs: with functions such as exp, and without."""
+
+MAX_KERNELS = 512
+"""Kernels that are kept, of about 100 KB each: a formula, for dtypes and ranks, and for values that it branches on."""
 
 DATA = object.__basicsize__
 """Where NumPy's array objects hold the address of their data: behind Python's header, by NumPy's binary interface."""
@@ -47,32 +51,40 @@ if _address(_probe := np.zeros(1)) != _probe.ctypes.data:  # an interpreter that
 class _Kernel:
     """A compiled formula and the layout of its calls."""
 
-    def __init__(self, text: str, numbers: list[int], scratch: int, arrays: int, bits: int, least: int) -> None:
-        self.function, self.least = compiled(text), least
-        self.numbers, self.scratch, self.padding = numbers, scratch * bits // 8, vector_bytes()
+    def __init__(
+        self, text: str, numbers: list[int], indices: list[int], scratch: int, arrays: int, bits: int, parallel_min: int
+    ) -> None:
+        self.machine, self.parallel_min = compiled(text), parallel_min
+        self.numbers, self.indices, self.scratch = numbers, indices, scratch * bits // 8
         self.layout = struct.Struct(f"={len(HEADER) + 2 * arrays}q{len(numbers)}d")
         self.buffer = ctypes.c_char * self.layout.size
 
-    def __call__(self, rows: int, columns: int, elements: int, places: list[int], numbers: dict[int, float]) -> None:
-        """Run over all rows; threads share the call, whose first slot counts the blocks that are claimed."""
-        step = CLAIM // columns or 1
-        slots = self.layout.pack(0, rows, columns, elements, step, *places, *[numbers[i] for i in self.numbers])
+    def __call__(self, rows: int, columns: int, elements: int, places: list[int], numbers: dict[int, float]) -> bool:
+        """Run over all rows, alone or with helpers."""
+        step = BLOCK_SIZE // columns or 1
+        slots = self.layout.pack(
+            *shared_slots, rows, columns, elements, step, *places, *[numbers[i] for i in self.numbers]
+        )
         call = self.buffer.from_buffer_copy(slots)
-        size = self.scratch * (columns + self.padding)
-
-        def work() -> None:
-            scratch = np.empty(size, np.uint8)
-            self.function(call, _address(scratch))
-
-        if elements >= self.least and rows > step:
-            run_everywhere(work, -(-rows // step))
-        elif size:
-            work()
-        else:
-            self.function(call, None)
+        blocks = -(-rows // step) if elements >= self.parallel_min else 1
+        _run(self.machine, call, self.scratch * (columns + VECTOR_BYTES), blocks)
+        return bool(self.indices) and any(call[8 * OUTSIDE : 8 * OUTSIDE + 8])
 
 
-@functools.lru_cache(maxsize=4096)
+def _run(machine: Machine, call: Any, scratch_bytes: int, blocks: int) -> None:
+    """Run a call to its end; helpers take some of its blocks."""
+    if blocks > 1:
+        ask_helpers(functools.partial(_enter, machine.help, call, scratch_bytes), blocks)
+    _enter(machine.run, call, scratch_bytes)
+
+
+def _enter(entry: Callable[[Any, Any], None], call: Any, scratch_bytes: int) -> None:
+    """Enter a call with scratch memory of this thread's own."""
+    scratch = np.empty(scratch_bytes, np.uint8) if scratch_bytes else None
+    entry(call, None if scratch is None else _address(scratch))
+
+
+@functools.lru_cache(maxsize=MAX_KERNELS)
 def _kernel(
     formula: Callable[..., Any],
     rows: bool,
@@ -83,21 +95,24 @@ def _kernel(
     values: bool,
     total: bool,
     grads: tuple[Any, ...] | None,
+    surroundings: tuple[Any, ...],
 ) -> _Kernel:
     """Trace, weigh and compile a formula for arrays of these dtypes and ranks."""
     made = program(formula, rows, dtype, arguments, scale, weight, values, total, grads)
     bits = 64 if dtype == np.float64 else 32
-    text, scratch = function_text(made, bits, vector_bytes())
-    least = WORTH[any(x.op in LIBRARY and x.rank == ELEMENT for x in made.graph.symbols.values())]
-    return _Kernel(text, [x.args[0] for x in made.numbers], scratch, len(made.arrays) + len(made.outputs), bits, least)
+    text, scratch = function_text(made, bits, VECTOR_BYTES)
+    has_functions = any(x.op in LIBRARY and x.rank == ELEMENT for x in made.graph.symbols.values())
+    numbers = [x.args[0] for x in made.numbers]
+    arrays = len(made.arrays) + len(made.outputs)
+    return _Kernel(text, numbers, made.indices, scratch, arrays, bits, PARALLEL_MIN[has_functions])
 
 
 @functools.lru_cache(maxsize=1024)
-def _described(dtype: np.dtype, rank: int) -> Described | None:
-    """One object for each dtype and rank, so that keys of kernels compare fast; None for what kernels cannot read."""
-    if dtype.name == "float16" and not reads_halves():
+def _described(dtype: np.dtype, rank: int) -> ArrayType | None:
+    """What a kernel is compiled for; None for what kernels cannot read."""
+    if dtype.name == "float16" and not READS_HALVES:
         return None
-    return Described(dtype.name, rank) if dtype.name in STORAGE and dtype.isnative else None
+    return array_type(dtype.name, rank) if dtype.name in STORAGE and dtype.isnative else None
 
 
 class JitOps(CompiledOps, NumpyOps):
@@ -124,7 +139,7 @@ class JitOps(CompiledOps, NumpyOps):
 
     def all_hold(self, domain: Any, array: Array) -> bool:
         """As the generic body, in one pass."""
-        if array.dtype.kind != "f" or array.size < CLAIM:
+        if array.dtype.kind != "f" or array.size < BLOCK_SIZE:
             return super().all_hold(domain, array)
         options: dict[str, Any] = {"rows": False, "values": False, "total": True, "out": None}
         return bool(self.run(_outside, [array], (), None, 1.0, static=(domain,), **options)[1] == 0.0)
@@ -145,16 +160,17 @@ class JitOps(CompiledOps, NumpyOps):
         log_probs = log_probs.astype(compute_dtype(log_probs.dtype), copy=False)
         if not log_probs.size or out is not None and _described(out.dtype, ELEMENT) is None:
             return super().align(log_probs, states, leaps, frames, last, slopes, logits, out)
-        width, lanes = padded_width(states.shape[1], vector_bytes()), 2 * vector_bytes() // 8
+        width, lanes = padded_width(states.shape[1], VECTOR_BYTES), 2 * VECTOR_BYTES // 8
         probs = log_probs if row_contiguous(log_probs) else np.ascontiguousarray(log_probs)
         target = None if out is None else out if row_contiguous(out) else np.empty(out.shape, out.dtype)
-        padded, padded_leaps = np.zeros((n, width), np.int64), np.zeros((n, width + lanes), np.bool_)
+        # states beyond the last are blanks as well: what is read for them may be NaN only where that of a state is
+        padded, padded_leaps = np.repeat(states[:, :1].astype(np.int64), width, axis=1), np.zeros((n, width + lanes), np.bool_)
         padded[:, : states.shape[1]], padded_leaps[:, : states.shape[1]] = states, leaps
         found, weights = np.empty(n), np.zeros(n) if slopes is None else np.ascontiguousarray(slopes, np.float64)
         arrays = (probs, padded, padded_leaps, *(np.ascontiguousarray(x, np.int64) for x in (frames, last)))
         given = dict(
             zip(("probs", "states", "leaps", "frames", "last"), map(_address, arrays)),
-            claimed=0, sequences=n, classes=classes, width=width, time=time,
+            **dict(zip(SHARED_SLOTS, shared_slots)), sequences=n, classes=classes, width=width, time=time,
             probs_time=probs.strides[0], probs_sequence=probs.strides[1],
             likelihoods=_address(found), slopes=_address(weights),
             out=0 if target is None else _address(target),
@@ -162,25 +178,17 @@ class JitOps(CompiledOps, NumpyOps):
             out_sequence=0 if target is None else target.strides[1],
         )  # fmt: skip
         call = (ctypes.c_int64 * len(ARGUMENTS))(*(given[name] for name in ARGUMENTS))
-        function = _aligner(probs.dtype.name, None if target is None else target.dtype.name, logits)
+        machine = _aligner(probs.dtype.name, None if target is None else target.dtype.name, logits)
         size = (time + 1) * (width + 2) + 2 * width + 3 * lanes + classes
-
-        def work() -> None:
-            scratch = np.empty(size)
-            function(call, _address(scratch))
-
-        if n > 1 and time * width * n >= CLAIM:
-            run_everywhere(work, n)
-        else:
-            work()
+        _run(machine, call, 8 * size, n if time * width * n >= BLOCK_SIZE else 1)
         if target is not out and out is not None:
             out[...] = target
         return found
 
 
 @functools.lru_cache(maxsize=16)
-def _aligner(dtype: str, stored: str | None, logits: bool) -> Callable[[Any, Any], None]:
-    return compiled(alignment_text(dtype, stored, logits, vector_bytes()))
+def _aligner(dtype: str, stored: str | None, logits: bool) -> Machine:
+    return compiled(alignment_text(dtype, stored, logits, VECTOR_BYTES))
 
 
 def _outside(xp: Any, x: Any, domain: Any) -> tuple[Any, ...]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..formulas.replay import Replay
 from .base import Array, Ops
 
 __all__ = ["NumpyOps"]
 
-BLOCK = 16_384
-"""Items of one block: its temporaries (64 KB each in float32) stay in the L2 cache, its Python overhead is small."""
+BLOCK_SIZE = 16_384
+"""Elements of one block: its temporaries (64 KB each in float32) stay in the L2 cache, its Python overhead is small."""
 
 
 class NumpyOps(Ops):
@@ -28,63 +30,55 @@ class NumpyOps(Ops):
         return isinstance(value, (np.ndarray, np.generic))
 
     @np.errstate(all="ignore")  # items of weight 0 may hold anything
-    def run(
-        self,
-        formula: Callable[..., tuple[Array, ...]],
-        guesses: Sequence[Array],
-        others: Sequence[Any],
-        weight: Array | None,
-        scale: Any,
-        *,
-        static: tuple[Any, ...] = (),
-        rows: bool,
-        values: bool,
-        total: bool,
-        out: Sequence[Array] | None,
-    ) -> tuple[Array | None, Any]:
+    def run(self, *args: Any, **options: Any) -> tuple[Array | None, Any]:
         """As the generic body, block by block."""
-        shape, size = guesses[0].shape, guesses[0].size
-        if size <= BLOCK and (shape or rows):  # one block: no views are needed
-            found, sum_ = super().run(
-                formula, guesses, others, weight, scale, static=static, rows=rows, values=values, total=total, out=out
-            )
-            return found, float(sum_) if total else None
-        arrays = [x for x in (*guesses, *others, weight, *(out or ())) if isinstance(x, np.ndarray)]
-        flat = not rows and all(x.shape == shape and x.flags.c_contiguous for x in arrays)
-        length = size if flat or not shape else shape[0]
-        step = BLOCK if flat or not shape else max(1, BLOCK * length // max(1, size))
+        values, total = super().run(*args, **options)
+        return values, float(total) if options["total"] else None
+
+    def replay(
+        self,
+        replay: Replay,
+        shape: tuple[int, ...],
+        arguments: Sequence[Any],
+        values: Array | None,
+        out: Sequence[Array] | None,
+        total: bool,
+        rows: bool,
+    ) -> Any:
+        """As the generic body; sums of blocks are added in order."""
+        size = math.prod(shape)
+        if size <= BLOCK_SIZE and (shape or rows):  # one block: no views are needed
+            return super().replay(replay, shape, arguments, values, out, total, rows)
+        stored = [x for x in (*(out or ()), values) if x is not None]
+        arrays = [x for x in (*arguments, *stored) if isinstance(x, np.ndarray)]
+        flat = not shape or not rows and all(x.size == 1 or x.shape == shape and x.flags.c_contiguous for x in arrays)
+        length = size if flat else shape[0]
+        step = BLOCK_SIZE if flat else max(1, BLOCK_SIZE * length // size)
 
         def view(x: Any) -> Any:
-            if rows or not isinstance(x, np.ndarray):
+            """An array whose first axis is that of the blocks; what all blocks read stays as it is."""
+            if not isinstance(x, np.ndarray) or x.size == 1:
                 return x
-            return x.reshape(-1) if flat or not shape else np.broadcast_to(x, shape)
+            if flat:
+                return x.reshape(-1)
+            return x if rows else np.broadcast_to(x, shape)
 
         def part(x: Any, block: slice) -> Any:
-            return x[block] if isinstance(x, np.ndarray) and len(x) == length else x
+            return x[block] if isinstance(x, np.ndarray) and x.ndim and len(x) == length else x
 
-        views, rest, weights = [view(x) for x in guesses], [view(x) for x in others], view(weight)
-        targets = None if out is None else [x if rows or (shape and not flat) else x.reshape(-1) for x in out]
-        blocks: list[Any] = []
-        total_sum = 0.0
+        views = [view(x) for x in arguments]
+        targets = None if out is None else [x.reshape(-1) if flat else x for x in out]
+        found = values.reshape(-1) if values is not None and flat else values
+        sum_ = 0.0
         for start in range(0, length, step):
             block = slice(start, start + step)
-            block_values, block_total = super().run(
-                formula,
-                [part(x, block) for x in views],
-                [part(x, block) for x in rest],
-                part(weights, block),
-                scale,
-                static=static,
-                rows=rows,
-                values=values,
-                total=total,
-                out=None if targets is None else [part(x, block) for x in targets],
-            )
-            if values:
-                blocks.append(block_values)
-            if total:
-                total_sum += float(block_total)
-        return (np.concatenate(blocks).reshape((length, 1) if rows else shape) if values else None), total_sum
+            block_shape = (min(step, length - start), *(() if flat else shape[1:]))
+            block_out = None if targets is None else [x[block] for x in targets]
+            block_values = None if found is None else found[block]
+            block_arguments = [part(x, block) for x in views]
+            block_sum = super().replay(replay, block_shape, block_arguments, block_values, block_out, total, rows)
+            sum_ += float(block_sum) if total else 0.0
+        return sum_
 
     def sum_by_column(self, values: Array, columns: Array, width: int) -> Array:
         """As the generic body, with one count over all rows."""

@@ -108,8 +108,10 @@ __device__ inline double f_abs(double x) { return fabs(x); }
 
 // An element of a row at an index that was not checked: NaN where there is none
 
+__device__ inline bool is_column(index_t index, index_t columns) { return index >= 0 && index < columns; }
+
 template <typename T> __device__ inline double picked(const T* row, index_t index, index_t columns) {
-    return index >= 0 && index < columns ? wide(row[index]) : not_a_number();
+    return is_column(index, columns) ? wide(row[index]) : not_a_number();
 }
 
 // A group of threads

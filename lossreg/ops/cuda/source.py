@@ -17,9 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ...jit.plan import Output, Plan, below
-from ...jit.program import Program
-from ...jit.trace import ELEMENT, LIBRARY, ROW, Symbol, trace
+from ...formulas.arguments import ELEMENT, ROW, ArrayArgument
+from ...formulas.graph import LIBRARY, Symbol, below, trace
+from ...formulas.passes import Plan
+from ...formulas.program import Output, Program
 
 __all__ = [
     "ALIGNMENT",
@@ -77,6 +78,8 @@ class _Kernel:
         self.lines: list[str] = []
         self.known: dict[int, str] = {}
         """Names of the numbers of the call and of the row, by key."""
+        self.picks: set[str] = set()
+        """Names of elements at an index."""
         self.plan = Plan(program.outputs)
         self.peaks, self.up_to_one = _peaks(self.plan, [output.symbol for output in program.outputs])
         self.summed: int | None = None
@@ -109,9 +112,11 @@ class _Kernel:
             if not output.total:
                 kind = C_TYPES[output.array.dtype][0]
                 add(f"{kind}* w{k} = row_of<{kind}>(o{k}, row, t{k});")
-        picks = [x for x in below([o.symbol for o in self.outputs], through=True) if x.op == "pick"]
-        for x in picks:  # before anything is stored: an output may lie where its input lies
-            self.row_value(x)
+        picks = self.program.picks
+        for pick in picks:  # read before anything is stored: an output may lie where its input lies
+            for x in below(pick.args[:1]):
+                if x.op == "input" and x.rank == ELEMENT:
+                    self.read_at(x, pick.args[1])
         rows = [(k, o) for k, o in enumerate(self.outputs) if o.array.rank == ROW]
         if len(rows) == 1 and total is not None and not self.plan.last and rows[0][1].symbol.op == "row_sum":
             self.summed = rows.pop()[1].symbol.key  # a sum of elements: threads add up their own
@@ -284,8 +289,7 @@ class _Kernel:
             i = x.args[0]
             text = {"f": f"wide(*r{i})", "b": f"(*r{i} != 0)", "i": f"(index_t)*r{i}"}[x.kind]
         elif x.op == "pick":
-            text = f"picked(r{x.args[0].args[0]}, {self.row_value(x.args[1])}, columns)"
-            text = text if x.kind == "f" else f"({text} != 0.0)"
+            text = self.picked(x)
         else:
             text = _operation(x, self.row_value, "double")
         kind = {"f": "double", "b": "bool", "i": "index_t"}[x.kind]
@@ -294,9 +298,49 @@ class _Kernel:
         return self.known[x.key]
 
 
+    # Elements that are picked out of rows, computed as all elements are
+
+    def read_at(self, x: Symbol, index: Symbol) -> str:
+        """The name of an element of an array at an index: NaN (or False) where there is no such element."""
+        name = f"k{x.key}_{index.key}"
+        if name not in self.picks:
+            row, column = f"r{x.args[0]}", self.row_value(index)
+            kind, text = "REAL", f"(REAL)picked({row}, {column}, columns)"
+            if x.kind == "b":
+                kind, text = "bool", f"(is_column({column}, columns) && {row}[{column}] != 0)"
+            self.lines.append(f"const {kind} {name} = {text};")
+            self.picks.add(name)
+        return name
+
+    def picked(self, pick: Symbol) -> str:
+        """The text of an expression of elements at an index."""
+        of, index = pick.args
+
+        def element(x: Symbol) -> str:
+            if x.op == "const":
+                return _constant(x, "REAL")
+            if x.rank != ELEMENT:
+                value = self.row_value(x)
+                return f"(REAL){value}" if x.kind == "f" else value
+            if x.op == "input":
+                return self.read_at(x, index)
+            if x.op == "columns":
+                return self.row_value(index)
+            name = f"k{x.key}_{index.key}"
+            if name not in self.picks:
+                kind = {"f": "REAL", "b": "bool", "i": "index_t"}[x.kind]
+                text = _operation(x, element, "REAL")
+                self.lines.append(f"const {kind} {name} = {text};")
+                self.picks.add(name)
+            return name
+
+        found, inside = element(of), f"is_column({self.row_value(index)}, columns)"
+        return f"({found} && {inside})" if pick.kind == "b" else f"({inside} ? (double){found} : not_a_number())"
+
+
 def function_text(name: str, formula: Callable[..., Any], kinds: str) -> str:
     """A formula of one value as a device function of doubles; `kinds` has "f" or "b" for each argument."""
-    _, (found,) = trace(lambda *args: (formula(*args),), [(ELEMENT, kind) for kind in kinds], rows=False)
+    _, (found,) = trace(lambda *args: (formula(*args),), [ArrayArgument(ELEMENT, kind) for kind in kinds], rows=False)
     lines: list[str] = []
     names: dict[int, str] = {}
 

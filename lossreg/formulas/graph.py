@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from ..ops.base import FORMULA_FUNCTIONS, ROW_FUNCTIONS
+from .arguments import ELEMENT, NUMBER, ROW, ArrayArgument, Constant
+from .functions import FORMULA_FUNCTIONS, ROW_FUNCTIONS
 
-__all__ = ["ELEMENT", "NUMBER", "ROW", "Graph", "Symbol", "trace"]
-
-NUMBER, ROW, ELEMENT = 0, 1, 2
-"""The rank of a symbol: one for the call, one for each row, one for each element of a row."""
+__all__ = ["COMPARISONS", "LIBRARY", "REDUCTIONS", "Graph", "Symbol", "below", "name_of", "trace"]
 
 LIBRARY = ("exp", "expm1", "log", "log1p", "sqrt", "tanh")
 REDUCTIONS = ("row_sum", "row_squares", "row_max", "row_count")
@@ -62,6 +60,8 @@ class Symbol:
 
     def __invert__(self) -> Symbol:
         return self.graph.make("not", (self.graph.as_bool(self),), self.rank, "b")
+
+    __rpow__ = _reflected("pow")
 
     def __pow__(self, power: Any) -> Symbol:
         if isinstance(power, (int, float)) and float(power).is_integer() and 0 < power <= 16:
@@ -143,18 +143,14 @@ class Graph:
             return self.make("row_count", x.args[:1], ROW, "f")
         return self.make(op, (x,), ROW, "f")
 
-    def pick(self, x: Symbol, index: Symbol) -> Symbol:
+    def pick(self, x: Any, index: Any) -> Symbol:
         """The element of a row at an index."""
+        x, index = self.lift(x), self.lift(index)
         if index.kind != "i" or index.rank != ROW:
             raise TypeError("expected pick(x, ids) with ids, one a row")
         if x.rank != ELEMENT:
-            return x
-        if x.op == "columns":
-            return index
-        if x.op == "input":
-            return self.make("pick", (x, index), ROW, x.kind)
-        args = tuple(self.pick(arg, index) if isinstance(arg, Symbol) else arg for arg in x.args)
-        return self.make(x.op, args, ROW, x.kind)
+            raise TypeError("expected pick of something with columns")
+        return index if x.op == "columns" else self.make("pick", (x, index), ROW, x.kind)
 
     def namespace(self, rows: bool) -> SimpleNamespace:
         """What a formula gets as `xp`."""
@@ -182,24 +178,50 @@ class Graph:
         return lambda x: self.call(op, x)
 
 
+def below(roots: Iterable[Symbol], through: bool = False, stop: Iterable[int] = ()) -> list[Symbol]:
+    """All that elements of the roots are computed of; not what rows are, unless `through`."""
+    seen, left, stop = {}, list(roots), set(stop)
+    while left:
+        x = left.pop()
+        if x.key in seen:
+            continue
+        seen[x.key] = x
+        if x.key in stop or (x.rank != ELEMENT and not through):
+            continue
+        left.extend(arg for arg in x.args if isinstance(arg, Symbol))
+    return list(seen.values())
+
+
 def trace(formula: Callable[..., Sequence[Any]], arguments: Sequence[Any], rows: bool) -> tuple[Graph, list[Symbol]]:
     """The graph of a formula, of `rows` or of elements, and what it returns.
 
-    An argument is (rank, kind) for an array, `float` for a number that may differ from call to call, and anything else
-    for itself: bools, ints, texts and None are part of what is traced, so that a formula may branch on them.
+    An argument is an `ArrayArgument`, the type `float` for a number that may differ from call to call, or a `Constant`:
+    a bool, int, text, None or float that is part of what is traced, so that a formula may branch on it.
     """
-    graph, given = Graph(), []
-    for i, argument in enumerate(arguments):
-        if isinstance(argument, tuple):
-            given.append(graph.make("input", (i,), *argument))
-        else:
-            given.append(graph.make("number", (i,), NUMBER, "f") if argument is float else argument)
+    graph = Graph()
+    given = [_symbol(graph, i, argument) for i, argument in enumerate(arguments)]
     try:
-        found = [graph.as_float(x) for x in formula(graph.namespace(rows), *given)]
+        results = formula(graph.namespace(rows), *given)
+        if isinstance(results, Symbol):
+            raise TypeError("expected a tuple (value, derivative of each guess), got one result")
+        return graph, [graph.as_float(x) for x in results]
     except (TypeError, AttributeError, ValueError) as error:
-        name = getattr(formula, "__qualname__", repr(formula))
         raise TypeError(
-            f"Cannot compile {name}: {error}. A formula may use arithmetic, comparisons and the functions of "
-            'lossreg.ops.FORMULA_FUNCTIONS; lossreg.use_ops("numpy") runs it uncompiled.'
+            f"Cannot run {name_of(formula)}: {error}. A formula may use arithmetic, comparisons and these functions of "
+            f"xp: {', '.join((*FORMULA_FUNCTIONS, *(ROW_FUNCTIONS if rows else ())))}."
         ) from error
-    return graph, found
+
+
+def name_of(formula: Any) -> str:
+    """What errors call a formula."""
+    return getattr(formula, "__qualname__", None) or repr(formula)
+
+
+def _symbol(graph: Graph, i: int, argument: Any) -> Any:
+    """What a formula gets as its argument number i."""
+    if isinstance(argument, ArrayArgument):
+        return graph.make("input", (i,), argument.rank, argument.kind)
+    if argument is float:
+        return graph.make("number", (i,), NUMBER, "f")
+    assert isinstance(argument, Constant), argument
+    return argument.value

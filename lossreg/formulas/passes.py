@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from .trace import ELEMENT, LIBRARY, REDUCTIONS, Symbol
+from .arguments import ELEMENT
+from .graph import LIBRARY, REDUCTIONS, Symbol, below
+from .program import Output
 
-__all__ = ["Array", "Output", "Plan", "below"]
+__all__ = ["Plan"]
 
 EXPENSIVE = {*LIBRARY, "pow"} - {"sqrt"}
-
-
-@dataclass(frozen=True, eq=False)
-class Array:
-    """An array of a call: its dtype in memory, and whether it has one number a row or one an element."""
-
-    dtype: str
-    rank: int
-
-
-@dataclass(frozen=True)
-class Output:
-    """What is stored where."""
-
-    symbol: Symbol
-    array: Array
-    total: bool = False
-    """Whether what is stored is to be added up over all rows."""
 
 
 class Plan:
@@ -69,17 +52,3 @@ class Plan:
                     kept.add(x.key)
         self.scratch = {key: place for place, key in enumerate(sorted(kept))}
         self.last = last
-
-
-def below(roots: Iterable[Symbol], through: bool = False, stop: Iterable[int] = ()) -> list[Symbol]:
-    """All that elements of the roots are computed of; not what rows are, unless `through`."""
-    seen, left, stop = {}, list(roots), set(stop)
-    while left:
-        x = left.pop()
-        if x.key in seen:
-            continue
-        seen[x.key] = x
-        if x.key in stop or (x.rank != ELEMENT and not through):
-            continue
-        left.extend(arg for arg in x.args if isinstance(arg, Symbol))
-    return list(seen.values())
