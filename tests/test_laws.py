@@ -16,7 +16,9 @@ from table import ROWS, TRUE_ROWS, Row, ref_info_nce, softmax_move
 
 import lossreg
 from lossreg import Config, ConfigError, ElementwiseLoss, ReducedLoss, registry
-from lossreg.ops.base import formula_namespace
+from lossreg.formulas.arguments import ELEMENT, ArrayArgument, constant
+from lossreg.formulas.graph import trace
+from lossreg.formulas.replay import Replay
 
 rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 true_rows = pytest.mark.parametrize("row", TRUE_ROWS, ids=lambda row: row.id)
@@ -455,13 +457,14 @@ def test_formula_runs_on_the_array_api_standard(row: Row, rng: Any) -> None:
     guesses, truths = row.sample(rng, 20)
     options = loss.formula_options(lossreg.NumpyOps())
     inputs = [x for x in (*(guesses if isinstance(guesses, tuple) else (guesses,)), truths) if x is not None]
-    strict = [
-        xp.asarray(np.broadcast_to(o, inputs[0].shape).copy()) if isinstance(o, np.ndarray) else o for o in options
-    ]
-    strict_inputs = [xp.asarray(x) for x in inputs]
+    arguments = [*inputs, *(np.broadcast_to(o, inputs[0].shape).copy() if isinstance(o, np.ndarray) else o for o in options)]
+    array = ArrayArgument(ELEMENT, "f")
+    kinds = [array if isinstance(x, np.ndarray) else float if isinstance(x, float) else constant(x) for x in arguments]
+    _, results = trace(loss.formula, kinds, rows=False)
+    strict = [xp.asarray(x) if isinstance(x, np.ndarray) else x for x in arguments]
     with np.errstate(all="ignore"):  # as the pipeline has it
-        expected = loss.formula(formula_namespace(np, np.float64), *inputs, *options)
-        found = loss.formula(formula_namespace(xp, xp.float64), *strict_inputs, *strict)
+        expected = Replay(results, np, np.float64)(arguments, 0)
+        found = Replay(results, xp, xp.float64)(strict, 0)
     for got, want in zip(found, expected, strict=True):
         np.testing.assert_allclose(np.asarray(got), want, rtol=1e-14)
 

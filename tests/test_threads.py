@@ -432,6 +432,97 @@ print(all(np.array_equal(grad, loss.get_grad(x, t)) for grad, _ in found), count
     assert python(code, LOSSREG_NUM_THREADS=None) == "True {2}"
 
 
+# Work that no signal interrupts
+
+SIGNALS = """
+import time
+from lossreg.jit.undisturbed import undisturbed
+class Interrupt(Exception): pass
+def interrupt(*args): raise Interrupt
+def after(seconds, handler):
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+done = []
+def work(seconds=0.5):
+    time.sleep(seconds)
+    done.append(1)
+    return 7
+"""
+INTERRUPTED = """
+after(0.1, interrupt)
+try: undisturbed(work)
+except Interrupt: print("interrupted", len(done))
+print(undisturbed(lambda: len(done)))  # its turn comes when the work has ended
+"""
+HANDLER_WORKS_TOO = """
+after(0.1, lambda *args: print(undisturbed(lambda: ("after it", len(done)))))
+print(undisturbed(work))
+"""
+HANDLER_FORKS = """
+def fork(*args):
+    global child
+    child = os.fork()
+after(0.1, fork)
+found = undisturbed(work)
+if child == 0:
+    os._exit(found)
+print(found, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+FINALIZER_WORKS_TOO = """
+class Ends:
+    def __del__(self): print(undisturbed(lambda: "inside"))
+def work_with_an_end():
+    Ends()
+    return "outside"
+print(undisturbed(work_with_an_end))
+"""
+ERROR = """
+def fails(): raise MemoryError("none left")
+try: undisturbed(fails)
+except MemoryError as error: print(error)
+print(undisturbed(work))
+"""
+FORKED_WHILE_IT_IMPORTS = """
+from concurrent.futures import ThreadPoolExecutor
+first = ThreadPoolExecutor(1).submit(right)
+codes = []
+while not first.done():
+    time.sleep(0.02)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        os._exit(0 if right() else 3)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(set(codes), first.result())
+"""
+IMPORTED_BY_ANOTHER = """
+import importlib.util
+spec = importlib.util.find_spec("llvmlite")
+spec._initializing = True
+sys.modules["llvmlite"] = importlib.util.module_from_spec(spec)
+try: right()
+except ImportError as error: print(error)
+"""
+WORK = {
+    "an interrupt ends the wait, and not the work": (INTERRUPTED, "interrupted 0\n1"),
+    "a signal handler may need work of its own": (HANDLER_WORKS_TOO, "('after it', 1)\n7"),
+    "a signal handler may fork": (HANDLER_FORKS, "7 7"),
+    "a finalizer may need work of its own": (FINALIZER_WORKS_TOO, "inside\noutside"),
+    "an error is the caller's": (ERROR, "none left\n7"),
+    "children of the first call": (FORKED_WHILE_IT_IMPORTS, "{0} True"),
+    "an import that is not ours": (
+        IMPORTED_BY_ANOTHER, "llvmlite is being imported at this moment: call again when it has been",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("what", WORK)
+def test_undisturbed_work(what: str) -> None:
+    code, printed = WORK[what]
+    assert python(SIGNALS + code) == printed
+
+
 # The environment
 
 
@@ -592,7 +683,7 @@ def refused(folder: Path, why: str) -> None:
         refuses.warn()
     refuses.warn()
     refuses.write("more", CODE)
-    assert not (folder / "more.o").exists()
+    assert not os.path.exists(folder / "more.o")  # of a name that is too long, too
 
 
 owners = pytest.mark.skipif(not code_cache.HAS_OWNERS, reason="files have no owners on this system")
