@@ -63,6 +63,8 @@ class CodeCache:
             with _opened(self.folder) as folder:
                 _write(self.folder, f"{name}.o", hashlib.sha256(code).digest() + code, folder)
                 _remove_oldest(self.folder, folder)
+        except FileNotFoundError:  # the folder was removed at this moment: the next code makes it anew
+            return
         except OSError as error:  # costs time at the next start, and nothing else
             self._stop(error)
 

@@ -13,6 +13,8 @@ import atexit
 import ctypes
 import functools
 import os
+import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +29,8 @@ LOOK_AGAIN = 0.05
 def undisturbed(work: Callable[[], Result]) -> Result:
     """The result of work that no signal handler interrupts; one piece of work is done at a time."""
     if _turn.owner == _thread.get_ident():  # a finalizer makes a call on the thread that works
+        return work()
+    if sys.is_finalizing():  # a finalizer makes a call when the interpreter ends: no other thread runs any more
         return work()
     task = _Task(work)
     process = os.getpid()
@@ -58,6 +62,7 @@ class _Task(Generic[Result]):
             self.results.append(self.work())
         except BaseException as error:  # the caller raises it
             self.error = error
+            _clear_frames(error)
         finally:
             _turn.owner = None
             _turn.release()
@@ -68,6 +73,13 @@ class _Task(Generic[Result]):
         if self.error is not None:
             raise self.error
         return self.results[0]
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Let go of what the frames of an error hold, such as objects of the compiler, whose end is work for this thread."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 class _Turn:
