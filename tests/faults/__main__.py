@@ -46,7 +46,7 @@ def main() -> int:
     def run_next(kind: str, number: int, cache: Path) -> Result:
         if time.monotonic() > end:
             return Result(kind, workers=0)
-        return run_worker(kind, number, options.seconds, tree, options.hang, cache, options.threads)
+        return run_worker([kind], number, options.seconds, tree, options.hang, cache, options.threads)
 
     with tempfile.TemporaryDirectory(prefix="lossreg-faults-") as folder:
         cache = Path(folder) / "cache"

@@ -7,10 +7,11 @@ import ctypes
 import mmap
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-__all__ = ["can_guard", "guarded", "guarded_arrays", "outside"]
+__all__ = ["can_guard", "guarded", "guarded_allocations", "guarded_arrays", "outside"]
 
 PATTERN = 0xA5
 """What lies on an array's own pages beside it."""
@@ -50,7 +51,7 @@ class _Block:
 def guarded(array: np.ndarray, at_end: bool) -> np.ndarray:
     """A copy whose neighbour on one side may not be touched, and on the other is watched by `guarded_arrays`."""
     block = _Block(array.nbytes)
-    placed = block.place(np.ascontiguousarray(array).reshape(array.shape), at_end)
+    placed = block.place(array, at_end)
     _blocks.append(block)
     return placed
 
@@ -73,6 +74,28 @@ def guarded_arrays() -> Iterator[None]:
         assert not written, f"{written} bytes beside an array were written to"
     finally:
         _blocks.clear()
+
+
+@contextlib.contextmanager
+def guarded_allocations(at_end: bool) -> Iterator[None]:
+    """What is allocated by `np.empty`, `np.zeros` and `np.ascontiguousarray` is guarded as well: results and scratch."""
+    names = ("empty", "zeros", "ascontiguousarray")
+    originals = {name: getattr(np, name) for name in names}
+
+    def allocating(original: Any) -> Any:
+        def allocate(*args: Any, **kwargs: Any) -> np.ndarray:
+            array: np.ndarray = original(*args, **kwargs)
+            return guarded(array, at_end) if array.size and array.dtype.kind in "fiub" else array
+
+        return allocate
+
+    try:
+        for name, original in originals.items():
+            setattr(np, name, allocating(original))
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(np, name, original)
 
 
 def _protect(address: int, rights: int) -> None:

@@ -53,7 +53,7 @@ def kind(function: Callable[[Worker], None]) -> Callable[[Worker], None]:
 @kind
 def timer(worker: Worker) -> None:
     """A handler of SIGALRM raises in the main thread."""
-    cases = worker.shared_cases()
+    cases = worker.shared_cases
     worker.start()
     while worker.running():
         _interrupted_call(worker, worker.chance.choice(cases))
@@ -73,7 +73,7 @@ def _interrupted_call(worker: Worker, case: Any) -> None:
 @kind
 def keyboard(worker: Worker) -> None:
     """SIGINT from another process."""
-    cases = worker.shared_cases()
+    cases = worker.shared_cases
     worker.start()
     sender = fork(worker.report, lambda: _send_interrupts(os.getppid(), worker.chance.random(), worker.seconds))
     worker.timer.shots = 10**9
@@ -101,7 +101,7 @@ def _send_interrupts(process: int, seed: float, seconds: float) -> None:
 @kind
 def asynchronous(worker: Worker) -> None:
     """PyThreadState_SetAsyncExc raises in threads that call."""
-    cases = worker.shared_cases()
+    cases = worker.shared_cases
     threading.excepthook = _ignore_injected
     inside: dict[int, bool] = {}
 
@@ -153,7 +153,7 @@ def _ignore_injected(arguments: Any) -> None:
 @kind
 def threads(worker: Worker) -> None:
     """set_num_threads from one thread, calls of several, and a timer that raises in the main one."""
-    cases = worker.shared_cases()
+    cases = worker.shared_cases
     most = 5 if THREADS > 1 else 1
 
     def change() -> None:
@@ -192,7 +192,7 @@ def forks_in_handlers(worker: Worker) -> None:
 
 def _fork_among_threads(worker: Worker, in_handlers: bool) -> None:
     cases, large, small = (
-        worker.shared_cases(),
+        worker.shared_cases,
         worker.cases.large_case().prepare(),
         worker.cases.small_case().prepare(),
     )
@@ -257,7 +257,7 @@ def _fork_among_threads(worker: Worker, in_handlers: bool) -> None:
 @kind
 def handlers(worker: Worker) -> None:
     """A signal handler that makes a call, with kernels that are there, in the middle of a call."""
-    cases, small = worker.shared_cases(), worker.cases.small_case().prepare()
+    cases, small = worker.shared_cases, worker.cases.small_case().prepare()
 
     def nested_call() -> None:
         _checked_call(worker, worker.chance.choice([*cases, small]))
@@ -273,7 +273,7 @@ def handlers(worker: Worker) -> None:
 @kind
 def finalizers(worker: Worker) -> None:
     """Objects whose __del__ makes a call, and which the garbage collector finds in the middle of a call."""
-    cases, small = worker.shared_cases(), worker.cases.small_case().prepare()
+    cases, small = worker.shared_cases, worker.cases.small_case().prepare()
     chance, thresholds, report = worker.chance, gc.get_threshold(), worker.report
 
     class Garbage:
@@ -305,7 +305,7 @@ def finalizers(worker: Worker) -> None:
 @kind
 def compiling_handlers(worker: Worker) -> None:
     """A signal handler whose call needs a new kernel, while the same thread compiles one, or is in a call."""
-    cases, unseen, chance = worker.shared_cases(), worker.cases.unseen, worker.chance
+    cases, unseen, chance = worker.shared_cases, worker.cases.unseen, worker.chance
     number = [1.0]
 
     def nested_call() -> None:
@@ -344,7 +344,7 @@ def _check_fresh(worker: Worker, outcome: Any, undisturbed: bool = False) -> Non
 @kind
 def memory(worker: Worker) -> None:
     """Allocators that fail at random, and a process at the limit of its memory."""
-    cases = [*worker.shared_cases(), worker.cases.large_case().prepare()]
+    cases = [*worker.shared_cases, worker.cases.large_case().prepare()]
     own_limit = resource.getrlimit(resource.RLIMIT_AS)
     worker.start()
     while worker.running():
@@ -449,7 +449,7 @@ def disk(worker: Worker) -> None:
     """A folder of machine code that is removed, damaged, full or read-only while children compile and read."""
     import llvmlite.binding  # noqa: F401  # once for all children
 
-    small, case = worker.cases.small_case(), worker.cases.shared_cases()[1]
+    small, case = worker.cases.small_case(), worker.unprepared_cases[1]
     child = fork(worker.report, lambda: (small.prepare(), case.prepare()))  # type: ignore[arg-type]
     wait_for_child(worker.report, child, "disk, before anything is disturbed", worker.hang, (0,))
     folder = Path(os.environ["LOSSREG_CACHE_DIR"])
@@ -531,7 +531,7 @@ def _disturb_folder(worker: Worker, folder: Path, remount: Callable[[str], None]
 @kind
 def ending(worker: Worker) -> None:
     """The interpreter ends during calls of the main thread and of others, with a timer that still fires."""
-    cases, small = worker.cases.shared_cases(), worker.cases.small_case()
+    cases, small = worker.unprepared_cases, worker.cases.small_case()
     large = worker.cases.large_case()
     # This process starts no thread and compiles nothing, so that its children make their first calls.
     bits = worker.folder / "bits"
@@ -631,7 +631,7 @@ def _raise_timeout(*arguments: Any) -> None:
 @kind
 def mixed(worker: Worker) -> None:
     """A timer in the main thread, errors in others, forks, and changes of the number of threads."""
-    cases, small = worker.shared_cases(), worker.cases.small_case().prepare()
+    cases, small = worker.shared_cases, worker.cases.small_case().prepare()
     threading.excepthook = _ignore_injected
     chance, targets = worker.chance, set()
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,33 +48,39 @@ class Result:
 
 
 def run_worker(
-    kind: str, seed: int, seconds: float, tree: Path, hang: float = 20.0, cache: Path | None = None, threads: int = 3
+    kinds: Sequence[str],
+    seed: int,
+    seconds: float,
+    tree: Path,
+    hang: float = 20.0,
+    cache: Path | None = None,
+    threads: int = 3,
 ) -> Result:
-    """Run a worker of a kind in a process of its own, with lossreg of a tree."""
+    """Run a worker in a process of its own, with lossreg of a tree: each kind for some seconds."""
     with tempfile.TemporaryDirectory(prefix="lossreg-faults-") as name:
         folder = Path(name)
         report = Report(folder)
         own_cache = folder / "cache"
-        if cache is None or kind == "disk":
+        if cache is None or "disk" in kinds:
             own_cache.mkdir(mode=0o700)
             cache = own_cache
         errors = folder / "stderr.txt"
         options = [f"--seconds={seconds}", f"--seed={seed}", f"--hang={hang}", f"--folder={folder}", f"--tree={tree}"]
         with errors.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-m", "faults.worker", kind, *options],
+                [sys.executable, "-W", "ignore", "-m", "faults.worker", *kinds, *options],
                 env=environment(tree, cache, seed, threads), cwd=folder, stdout=file, stderr=file, start_new_session=True,
             )  # fmt: skip
         code = _watch(process, report, hang)
         text = errors.read_text(errors="replace")
-        result = Result(kind, counts=Counter(report.counts()), faults=report.faults())
+        result = Result(" ".join(kinds), counts=Counter(report.counts()), faults=report.faults())
     if code is None:
         result.faults.append(("hang", f"no step within {hang:g} s"))
     elif code < 0:
         result.faults.append(("crash", f"signal {-code} ({signal.Signals(-code).name})"))
-    elif code and kind != "ending":
+    elif code:
         result.faults.append(("exception", f"the worker ended with status {code}: {last_line(text)}"))
-    if result.number("crash") or result.number("hang") or (code and kind != "ending"):
+    if result.number("crash") or result.number("hang") or code:
         result.tracebacks.append(text)
     return result
 

@@ -1,8 +1,9 @@
-"""One process that disturbs calls in one way for some seconds: `python -m faults.worker KIND ...`."""
+"""One process that disturbs calls in one way after the other: `python -m faults.worker KIND ... --seconds 10`."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import random
 import sys
@@ -10,9 +11,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .disturb import Canaries, Outcome, Timer, watch_for_signals
 from .report import Report
+
+if TYPE_CHECKING:
+    from .cases import Case
 
 __all__ = ["Worker"]
 
@@ -36,7 +41,7 @@ class Worker:
         self.tasks_before = task_count()
 
     def start(self) -> None:
-        """Let the time begin."""
+        """Let the time of a kind begin."""
         self.end = time.monotonic() + self.seconds
 
     def running(self) -> bool:
@@ -44,20 +49,25 @@ class Worker:
         self.report.count("beats")
         return time.monotonic() < self.end
 
-    def shared_cases(self) -> list:
+    @functools.cached_property
+    def unprepared_cases(self) -> list[Case]:
+        """Cases of which nothing has been computed."""
+        return self.cases.shared_cases()
+
+    @functools.cached_property
+    def shared_cases(self) -> list[Case]:
         """Cases whose right bits are known, and how long each takes."""
-        found = [case.prepare() for case in self.cases.shared_cases()]
-        for case in found:
+        for case in self.unprepared_cases:
+            case.prepare()
             began = time.perf_counter()
             case()
             self.durations[case.name] = time.perf_counter() - began
-        self.tasks_after = task_count()
-        return found
+        return self.unprepared_cases
 
     def count_call(self) -> None:
         self.report.count("calls")
 
-    def look_at(self, case, outcome: Outcome, out=None, wait: float | None = None) -> None:  # type: ignore[no-untyped-def]
+    def look_at(self, case: Case, outcome: Outcome, out: Any = None, wait: float | None = None) -> None:
         """Right bits, or an injected error after which nobody writes anywhere."""
         self.count_call()
         result, outcome.result = outcome.result, None
@@ -70,7 +80,7 @@ class Worker:
             seconds = self.chance.choice([0.0005, 0.002, 0.008]) if wait is None else wait
             self.canaries.check(case.name, case.freed_sizes, seconds, out)
 
-    def check_again(self, case) -> None:  # type: ignore[no-untyped-def]
+    def check_again(self, case: Case) -> None:
         """A call that nothing disturbs is right, and its inputs are what they were."""
         self.count_call()
         try:
@@ -159,8 +169,8 @@ def task_count() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind")
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("kinds", nargs="+")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hang", type=float, default=20.0)
     parser.add_argument("--folder", type=Path, required=True)
@@ -175,7 +185,11 @@ def main() -> None:
     from .kinds import KINDS
 
     worker = Worker(options.seconds, options.seed, options.hang, options.folder)
-    KINDS[options.kind](worker)
+    hooks = sys.unraisablehook, threading.excepthook
+    for kind in options.kinds:
+        worker.timer.action = worker.timer.raise_error
+        sys.unraisablehook, threading.excepthook = hooks
+        KINDS[kind](worker)
 
 
 if __name__ == "__main__":
