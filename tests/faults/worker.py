@@ -58,11 +58,16 @@ class Worker:
     def shared_cases(self) -> list[Case]:
         """Cases whose right bits are known, and how long each takes."""
         for case in self.unprepared_cases:
-            case.prepare()
+            self.prepared(case)
             began = time.perf_counter()
             case()
             self.durations[case.name] = time.perf_counter() - began
         return self.unprepared_cases
+
+    def prepared(self, case: Case) -> Case:
+        """A case whose right bits are known."""
+        self.report.count("beats")
+        return case.prepare()
 
     def count_call(self) -> None:
         self.report.count("calls")
