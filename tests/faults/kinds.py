@@ -7,6 +7,7 @@ import ctypes
 import gc
 import mmap
 import os
+import random
 import resource
 import shutil
 import signal
@@ -91,7 +92,7 @@ def keyboard(worker: Worker) -> None:
 
 
 def _send_interrupts(process: int, seed: float, seconds: float) -> None:
-    chance = __import__("random").Random(seed)
+    chance = random.Random(seed)
     end = time.monotonic() + seconds
     while time.monotonic() < end and os.getppid() == process:
         time.sleep(chance.uniform(0.0005, 0.02))
