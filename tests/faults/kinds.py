@@ -96,7 +96,8 @@ def _send_interrupts(process: int, seed: float, seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and os.getppid() == process:
         time.sleep(chance.uniform(0.0005, 0.02))
-        os.kill(process, signal.SIGINT)
+        with contextlib.suppress(ProcessLookupError):  # it has just crashed
+            os.kill(process, signal.SIGINT)
 
 
 @kind
