@@ -525,7 +525,25 @@ def _disturb_folder(worker: Worker, folder: Path, remount: Callable[[str], None]
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
-# The end of the process
+# The beginning and the end of the process
+
+
+@kind
+def first_calls(worker: Worker) -> None:
+    """A signal handler raises, or makes a call, in the first call of a process: while the compiler is imported."""
+    assert "llvmlite" not in sys.modules, "expected to come before all other kinds"
+    timer, unseen, case = worker.timer, worker.cases.unseen, worker.unprepared_cases[1]
+
+    def in_child() -> None:
+        timer.action = worker.chance.choice([timer.raise_error, unseen()])
+        _check_fresh(worker, timer.call(unseen(), 0.4))
+        _check_fresh(worker, outcome_of(unseen()), undisturbed=True)
+        case.prepare()
+
+    worker.start()
+    while worker.running():
+        worker.chance.random()  # each child takes another way
+        wait_for_child(worker.report, fork(worker.report, in_child), "first call", worker.hang)
 
 
 @kind

@@ -23,7 +23,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 KIND_NAMES = (
     "timer", "keyboard", "asynchronous", "threads", "forks", "forks_in_handlers", "handlers", "finalizers",
-    "compiling_handlers", "memory", "compiler", "disk", "ending", "mixed",
+    "compiling_handlers", "memory", "compiler", "first_calls", "disk", "ending", "mixed",
 )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ GROUPS = {
     "signals and threads": ("timer", "keyboard", "asynchronous", "threads", "mixed"),
     "forks and calls within calls": ("forks", "forks_in_handlers", "handlers", "finalizers", "compiling_handlers"),
     "failures": ("memory", "compiler"),
-    "disk and end": ("disk", "ending"),  # by themselves: their children make the first calls
+    "processes": ("first_calls", "disk", "ending"),  # by themselves: their children make the first calls
 }
 
 
