@@ -616,6 +616,17 @@ def _end_during_calls(worker: Worker, cases: list[Any], large: Any, small: Any) 
         main.join()
         check(chance.choice(cases), "in a thread after the main one")
 
+    class LastCall:
+        """In a cycle: Python finds it when it collects garbage for the last time, where no thread can start."""
+
+        def __init__(self) -> None:
+            self.myself = self
+
+        def __del__(self) -> None:
+            outcome_of(chance.choice([worker.cases.unseen(), small, *cases]))  # it may raise, but not hang
+
+    if chance.random() < 0.3:
+        LastCall()
     if chance.random() < 0.5:
         atexit.register(check, chance.choice([*cases, large, small]), "in an exit handler")
     for target in chance.choice([[], [call_until_the_end], [call_until_the_end, call_after_the_end]]):
