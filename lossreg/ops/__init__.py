@@ -49,8 +49,16 @@ def _new_jit_ops() -> Ops:
     return JitOps()
 
 
-@functools.cache
 def _default() -> Ops:
+    """The backend of NumPy arrays for which none is chosen."""
+    if sys.is_finalizing():
+        # A finalizer makes a call when other threads have ended anywhere: what they imported or compiled stays locked.
+        return _numpy()
+    return _default_of_environment()
+
+
+@functools.cache
+def _default_of_environment() -> Ops:
     """The compiled backend where its compiler is installed and LOSSREG_JIT is not 0, else the NumPy backend."""
     return _jit() if ENVIRONMENT.compiles and _compiler_is_there() else _numpy()
 
