@@ -157,6 +157,8 @@ class _Blocks:
 
     def children(self, path: str, value: Any) -> list[tuple[str, Mapping[str, Any]]]:
         """The sections in a value: itself, or those in a list that hold blocks."""
+        if value is None or isinstance(value, (str, int, float)):  # a look at Mapping takes longer
+            return []
         if isinstance(value, Mapping):
             return [(path, value)]
         items = enumerate(value) if self.holds_block(value) else ()
@@ -174,13 +176,13 @@ class _Blocks:
             node = rest.pop()
             blocks += is_promise(node)
             children = node.values() if isinstance(node, Mapping) else node
-            rest += [child for child in children if isinstance(child, (Mapping, list, tuple))]
+            rest += [child for child in children if isinstance(child, (dict, list, tuple, Mapping))]
         if blocks > MAX_BLOCKS:
             raise ConfigError([("", f"expected at most {MAX_BLOCKS:,} blocks in a config, got {blocks:,}")])
 
     def holds_block(self, value: Any, in_list: bool = False) -> bool:
         """Whether a value names one of the registries somewhere. In lists other keys with an @ are plain data."""
-        if not isinstance(value, (Mapping, list, tuple)):
+        if value is None or isinstance(value, (str, int, float)) or not isinstance(value, (Mapping, list, tuple)):
             return False
         # Each level of a nested config asks, so the answer is kept.
         question = (id(value), in_list)
@@ -210,6 +212,8 @@ class _Blocks:
             return None
 
     def built(self, value: Any, path: str, in_list: bool = False) -> Any:
+        if value is None or isinstance(value, (str, int, float)):
+            return value
         if isinstance(value, Mapping):
             return self.build(value, path) if not in_list or self.holds_block(value, True) else value
         if not self.holds_block(value):

@@ -20,6 +20,7 @@ __all__ = [
     "MAX_CONTAINERS",
     "MAX_DEPTH",
     "MAX_DIGITS",
+    "MAX_OPTIONS",
     "MAX_SECTIONS",
     "interpret",
     "join",
@@ -34,6 +35,9 @@ MAX_CHARACTERS = 16_000_000
 MAX_SECTIONS = 10_000
 """Number of sections in a config text."""
 
+MAX_OPTIONS = 100_000
+"""Number of options in all sections of a config text."""
+
 MAX_CONTAINERS = 100_000
 """Number of JSON lists and objects in a config text. An empty list is 3 characters of text and 64 bytes of memory."""
 
@@ -45,7 +49,11 @@ MAX_DIGITS = 4300
 
 _TOO_MANY_CONTAINERS = f"expected at most {MAX_CONTAINERS:,} JSON lists and objects in a config, got more"
 
+_TOO_DEEP = f"expected JSON nested at most {MAX_DEPTH} deep"
+
+_JSON_BEGINNINGS = frozenset('"[{-0123456789tfnNI')
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?')  # the last quote may be missing: no text is looked at twice
+_DELIMITER = re.compile("[=:]")
 _SECTION = re.compile(r"\[([^\]]*)\]\s*(?:[#;].*)?")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _COMMENT_BEHIND = re.compile(r"\s[#;]")
@@ -93,6 +101,7 @@ class _Reader:
         self.sections: dict[str, dict[str, Any]] = {}
         self.problems: list[Problem] = []
         self.containers = 0
+        self.number_of_options = 0
         self.single_quoted: list[str] = []
         self.section = ""
         self.options: dict[str, Any] | None = None
@@ -143,7 +152,7 @@ class _Reader:
         self.problem(number, name, message)
 
     def read_option(self, number: int, content: str) -> None:
-        delimiter = re.search("[=:]", content)
+        delimiter = _DELIMITER.search(content)
         if self.options is None:
             self.problem(number, "", f"expected a section, [name], before the first option, got {_short(content)}")
             self.options = {}
@@ -172,6 +181,9 @@ class _Reader:
         if value[:1] == value[-1:] == "'":
             self.single_quoted.append(join(self.section, self.option))
         self.option = None
+        self.number_of_options += 1
+        if self.number_of_options > MAX_OPTIONS:
+            raise ConfigError([("", f"expected at most {MAX_OPTIONS:,} options in a config, got more")])
         self.containers += containers
         if self.containers > MAX_CONTAINERS:
             raise ConfigError([("", _TOO_MANY_CONTAINERS)])
@@ -214,14 +226,16 @@ def _value(text: str) -> tuple[Any, int]:
     """What the text of an option means as long as its variables are not filled in, and how many containers it has."""
     if "$" not in text and "\\u0024" not in text:
         value = interpret(text)
-        return value, _containers(value, text)
+        return value, _containers(value, text) if isinstance(value, (list, dict)) else 0
     # `\u0024` is a dollar sign that begins no variable, which is written `$$` where there are variables
-    value, is_json = _json(re.sub(r"\\(?:u0024|.)", lambda m: "$$" if len(m.group()) > 2 else m.group(), text))
+    value, is_json = parse_json(re.sub(r"\\(?:u0024|.)", lambda m: "$$" if len(m.group()) > 2 else m.group(), text))
     if not is_json:
         containers = text.count("[") + text.count("{") - text.count("${")
         return (text if "${" in text else interpret(text)), containers
     if isinstance(value, str):
-        return (text if "${" in value else value), 0
+        if "${" not in value:
+            return value, 0
+        return (json.dumps(value) if "\\u0024" in text else text), 0
     containers = _containers(value, text)
     return _as_templates(value), containers
 
@@ -269,24 +283,22 @@ def interpret(text: str, path: str = "") -> Any:
 
 def parse_json(text: str, path: str = "") -> tuple[Any, bool]:
     """(value, True), or (None, False) for what is no JSON; ConfigError for JSON that is too deep or too long."""
+    first = text[:1]
+    if first not in _JSON_BEGINNINGS:  # most plain text; an exception takes longer than a line
+        return None, False
     try:
-        value, is_json = _json(text)
-        if is_json:
+        if first in "[{":
+            _check_brackets(text)
+        value = _DECODER.decode(text)
+        if first in "[{":
             _containers(value, text)
-    except ConfigError as error:
-        raise ConfigError([(path, error.problems[0][1])]) from None
-    return value, is_json
-
-
-def _json(text: str) -> tuple[Any, bool]:
-    """(value, True), or (None, False) for what is no JSON."""
-    _check_brackets(text)
-    try:
-        return _DECODER.decode(text), True
     except json.JSONDecodeError:
         return None, False
     except RecursionError:
-        raise ConfigError([("", f"expected JSON nested at most {MAX_DEPTH} deep")]) from None
+        raise ConfigError([(path, _TOO_DEEP)]) from None
+    except ConfigError as error:
+        raise ConfigError([(path, error.problems[0][1])]) from None
+    return value, True
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -319,7 +331,7 @@ def _containers(value: Any, text: str) -> int:
             return count
         count += len(level)
         level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
-    raise ConfigError([("", f"expected JSON nested at most {MAX_DEPTH} deep")])
+    raise ConfigError([("", _TOO_DEEP)])
 
 
 def _check_brackets(text: str) -> None:
@@ -398,11 +410,18 @@ def _item_text(value: Any, path: str) -> str:
 def _dumped(value: Any, path: str, variables: bool) -> str:
     try:
         _check_keys(value)
-        text = json.dumps(value)
+        text = json.dumps(_keys_as_templates(value) if variables else value)
     except (TypeError, ValueError) as error:
         message = f"cannot be written, as it is no JSON ({error}): register a function that makes it, and name that"
         raise ConfigError([(path, message)]) from error
     return text if variables else text.replace("$", "\\u0024")
+
+
+def _keys_as_templates(value: Any) -> Any:
+    """A value with the dollar signs in its keys as they are written where there are variables."""
+    if isinstance(value, Mapping):
+        return {key.replace("$", "$$"): _keys_as_templates(item) for key, item in value.items()}
+    return [_keys_as_templates(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _check_keys(value: Any) -> None:

@@ -34,7 +34,7 @@ MAX_CHAIN = 100
 """How many places may wait for the value of another one: sections for their options, options for their variables."""
 
 _BYTES_PER_ENTRY = 8
-_BYTES_PER_CONTAINER = 64
+_BYTES_PER_CONTAINER = 160
 _BYTES_PER_CHARACTER = 4
 
 _VARIABLE = re.compile(r"\$\{([^{}$]*)\}")
@@ -66,6 +66,12 @@ class _Values:
         node: Any = self.tree
         for key in path:
             node = node[key]
+        return self.of(node, path)
+
+    def of(self, node: Any, path: Path) -> Any:
+        """The value of a place with what it holds."""
+        if path in self.known:
+            return self.known[path]
         if not isinstance(node, (dict, list, str)) or (isinstance(node, str) and "$" not in node):
             return node
         if path in self.waiting:
@@ -74,7 +80,7 @@ class _Values:
             raise ConfigError([(".".join(path), f"expected variables nested at most {MAX_CHAIN} deep")])
         self.waiting.add(path)
         if isinstance(node, dict):
-            value: Any = {key: self.at((*path, key)) for key in node}
+            value: Any = {key: self.of(item, (*path, key)) for key, item in node.items()}
         elif isinstance(node, str):
             value = self.of_option(node, path) if "${" in node else self.text(node, path)
         else:
