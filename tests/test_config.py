@@ -12,6 +12,7 @@ from typing import Any
 
 import catalogue
 import confection
+import config_bombs
 import numpy as np
 import pytest
 
@@ -569,6 +570,20 @@ def test_fuzz_of_config_texts() -> None:
     done = subprocess.run([sys.executable, str(script), "800"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ConfigError" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "default", "sections", "4,000 blocks", "unknown options", "wrong items", "depth 50", "open string var", "spaces", "digits",
+        "options", "section variables", "big list variables", "chain backwards doubling", "99,000 lists", "single quotes",
+    ],
+)  # fmt: skip
+def test_a_text_of_a_megabyte_ends_soon(kind: str) -> None:
+    """The limits are 2 s and 300 MB; here only what is quadratic or exponential fails. All: tests/config_bombs.py."""
+    seconds, megabytes, outcome = config_bombs.measure(kind)
+    assert seconds < 10, outcome
+    assert megabytes < 400, outcome
 
 
 # Registering
