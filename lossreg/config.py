@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,16 +11,20 @@ from typing import Any, TypeVar
 import confection
 from confection.util import is_promise
 
+from .config_text import join, read_text, write_text
 from .registries import Registry, one_line, origin
-from .schema import ConfigError, Configurable, Problem, checked, closest
-from .variables import variable_problems
+from .schema import MAX_PROBLEMS, ConfigError, Configurable, Problem, checked, closest, defaults
+from .variables import as_templates, copied, interpolated, literal
 
-__all__ = ["ALIASES", "Config", "Registry", "register", "registry"]
+__all__ = ["ALIASES", "MAX_BLOCKS", "Config", "Registry", "register", "registry"]
 
 T = TypeVar("T", bound=type[Configurable])
 
 ALIASES: dict[str, str] = {}
 """Short names of calculators: `"ce"` -> `"CrossEntropy.v1"`."""
+
+MAX_BLOCKS = 4000
+"""Number of blocks in a config, those that variables repeat included. To check and make one takes about 0.3 ms."""
 
 
 class registry(confection.registry):  # noqa: N801  (a class used as a namespace, as in Thinc and spaCy)
@@ -70,15 +73,11 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
         together, as one `ConfigError` with dotted paths. The config itself is not changed.
         """
         with _as_config_error():
-            prepared = cls._prepare(config, overrides)
-            problems: list[Problem] = []
-            resolved = cls._build(prepared, "", problems)
-            _raise(problems)
+            blocks = cls._prepare(config, overrides)
+            resolved = blocks.build(blocks.config)
+            _raise(blocks.problems)
             if schema is not None:
-                resolved = confection.Config(resolved)
-                if validate:  # before defaults are filled in: filling drops unknown keys
-                    resolved.validate(schema)
-                resolved.fill_defaults(schema)
+                return _with_schema(resolved, schema, validate)
             return dict(resolved)
 
     @classmethod
@@ -93,39 +92,56 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
     ) -> Config:
         """A copy of a config with the defaults of every block written out. Variables stay unless `interpolate`."""
         with _as_config_error():
-            prepared = cls._prepare(config, overrides)
+            blocks = cls._prepare(config, overrides)
             keep_variables = not (overrides or interpolate or getattr(config, "is_interpolated", True))
-            source = config if keep_variables else prepared
-            return Config(super().fill(source, schema=schema, interpolate=interpolate, validate=False))  # type: ignore[arg-type]
+            filled = blocks.filled(config if keep_variables else blocks.config, blocks.config, keep_variables)
+            if schema is not None:
+                filled = dict(confection.Config(filled).fill_defaults(schema))
+            return Config(
+                filled, is_interpolated=not keep_variables, section_order=getattr(config, "section_order", None)
+            )
 
     @classmethod
-    def _prepare(cls, config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
-        """An interpolated deep copy with overrides set, once every block has been checked."""
+    def _prepare(cls, config: Mapping[str, Any], overrides: Mapping[str, Any]) -> _Blocks:
+        """The blocks of an interpolated deep copy with overrides set, once every one has been checked."""
         if not isinstance(config, Mapping):
             raise ConfigError([("", f"expected a Config or a dict of sections, got {type(config).__name__}")])
         if is_promise(config):
             raise ConfigError([("", "the top level must be sections, not one block with an '@' key")])
         # containers are copied and what they hold is not: a config may carry live objects, such as models
-        prepared = Config(_containers(dict(config)), is_interpolated=getattr(config, "is_interpolated", True))
-        prepared = prepared if prepared.is_interpolated else prepared.interpolate()
+        is_interpolated = getattr(config, "is_interpolated", True)
+        prepared = copied(dict(config)) if is_interpolated else interpolated(config)
         problems = _override_problems(prepared, overrides, new_keys=False)
-        for path, value in {} if problems else overrides.items():
-            *parents, last = path.split(".")
-            functools.reduce(dict.__getitem__, parents, prepared)[last] = _containers(value)
-        cls._check(prepared, "", problems)
-        _raise(problems)
-        return prepared
+        if not problems:
+            _override(prepared, {path: copied(value) for path, value in overrides.items()})
+        blocks = _Blocks(cls, prepared)
+        blocks.problems += problems
+        blocks.check(prepared)
+        _raise(blocks.problems)
+        return blocks
 
-    @classmethod
-    def _check(cls, node: Mapping[str, Any], path: str, problems: list[Problem]) -> None:
+
+class _Blocks:
+    """The blocks of a config: their problems, and the objects that they describe."""
+
+    def __init__(self, registries: type[registry], config: dict[str, Any]) -> None:
+        self.registries = registries
+        self.config = config
+        self.problems: list[Problem] = []
+        self._holding: dict[tuple[int, bool], bool] = {}  # by id: `config` lives as long as this object
+        self.check_number()
+
+    def check(self, node: Mapping[str, Any], path: str = "") -> None:
         """Collect the problems of every block: names first, then options, then what lies between options."""
-        nested = {key for key, value in node.items() if cls._holds_block(value)}
+        if len(self.problems) >= MAX_PROBLEMS:
+            return
+        nested = {key for key, value in node.items() if self.holds_block(value)}
         for key, value in node.items():
-            for place, child in cls._children(_join(path, key), value):
-                cls._check(child, place, problems)
+            for place, child in self.children(join(path, key), value):
+                self.check(child, place)
         if not is_promise(node):
             return
-        target = cls._target(node, path, problems)
+        target = self.target(node, path)
         if target is None:
             return
         options = _options(node)
@@ -137,58 +153,80 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
                 found = error.problems
         order = {key: i for i, key in enumerate(node)}
         found.sort(key=lambda problem: order.get(problem[0].split(".")[0], len(order)))
-        problems += [(_join(path, option), message) for option, message in found]
+        self.problems += [(join(path, option), message) for option, message in found]
 
-    @classmethod
-    def _children(cls, path: str, value: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    def children(self, path: str, value: Any) -> list[tuple[str, Mapping[str, Any]]]:
         """The sections in a value: itself, or those in a list that hold blocks."""
+        if value is None or isinstance(value, (str, int, float)):  # a look at Mapping takes longer
+            return []
         if isinstance(value, Mapping):
             return [(path, value)]
-        items = enumerate(value) if cls._holds_block(value) else ()
+        items = enumerate(value) if self.holds_block(value) else ()
         return [
             child
             for i, item in items
-            if cls._holds_block(item, True)
-            for child in cls._children(_join(path, str(i)), item)
+            if self.holds_block(item, True)
+            for child in self.children(join(path, str(i)), item)
         ]
 
-    @classmethod
-    def _holds_block(cls, value: Any, in_list: bool = False) -> bool:
-        """Whether a value names one of the registries somewhere. In lists other keys with an @ are plain data."""
-        if isinstance(value, Mapping):
-            keys = [str(key) for key in value if str(key).startswith("@")]
-            named = any(isinstance(getattr(cls, key[1:], None), Registry) for key in keys)
-            return named or (bool(keys) and not in_list) or any(cls._holds_block(v, in_list) for v in value.values())
-        return isinstance(value, (list, tuple)) and any(cls._holds_block(item, True) for item in value)
+    def check_number(self) -> None:
+        blocks = 0
+        rest: list[Any] = [self.config]
+        while rest:
+            node = rest.pop()
+            blocks += is_promise(node)
+            children = node.values() if isinstance(node, Mapping) else node
+            rest += [child for child in children if isinstance(child, (dict, list, tuple, Mapping))]
+        if blocks > MAX_BLOCKS:
+            raise ConfigError([("", f"expected at most {MAX_BLOCKS:,} blocks in a config, got {blocks:,}")])
 
-    @classmethod
-    def _target(cls, node: Mapping[str, Any], path: str, problems: list[Problem]) -> Any:
+    def holds_block(self, value: Any, in_list: bool = False) -> bool:
+        """Whether a value names one of the registries somewhere. In lists other keys with an @ are plain data."""
+        if value is None or isinstance(value, (str, int, float)) or not isinstance(value, (Mapping, list, tuple)):
+            return False
+        # Each level of a nested config asks, so the answer is kept.
+        question = (id(value), in_list)
+        if question not in self._holding:
+            self._holding[question] = self._holds_block(value, in_list)
+        return self._holding[question]
+
+    def _holds_block(self, value: Any, in_list: bool) -> bool:
+        if not isinstance(value, Mapping):
+            return any(self.holds_block(item, True) for item in value)
+        keys = [str(key) for key in value if str(key).startswith("@")]
+        if keys and not in_list:
+            return True
+        if any(isinstance(getattr(self.registries, key[1:], None), Registry) for key in keys):
+            return True
+        return any(self.holds_block(item, in_list) for item in value.values())
+
+    def target(self, node: Mapping[str, Any], path: str) -> Any:
         keys = [key for key in node if isinstance(key, str) and key.startswith("@")]
         if len(keys) != 1:
-            problems.append((path, f"a block can name one function, got {', '.join(keys)}"))
+            self.problems.append((path, f"a block can name one function, got {', '.join(keys)}"))
             return None
         try:
-            return cls.get(keys[0][1:], node[keys[0]])
+            return self.registries.get(keys[0][1:], node[keys[0]])
         except ConfigError as error:
-            problems += [(_join(path, keys[0]), message) for _, message in error.problems]
+            self.problems += [(join(path, keys[0]), message) for _, message in error.problems]
             return None
 
-    @classmethod
-    def _built(cls, value: Any, path: str, problems: list[Problem], in_list: bool = False) -> Any:
-        if isinstance(value, Mapping):
-            return cls._build(value, path, problems) if not in_list or cls._holds_block(value, True) else value
-        if not cls._holds_block(value):
+    def built(self, value: Any, path: str, in_list: bool = False) -> Any:
+        if value is None or isinstance(value, (str, int, float)):
             return value
-        return [cls._built(item, _join(path, str(i)), problems, True) for i, item in enumerate(value)]
+        if isinstance(value, Mapping):
+            return self.build(value, path) if not in_list or self.holds_block(value, True) else value
+        if not self.holds_block(value):
+            return value
+        return [self.built(item, join(path, str(i)), True) for i, item in enumerate(value)]
 
-    @classmethod
-    def _build(cls, node: Mapping[str, Any], path: str, problems: list[Problem]) -> Any:
+    def build(self, node: Mapping[str, Any], path: str = "") -> Any:
         """Make the objects of a checked tree, children before parents; a block whose child failed is not made."""
-        before = len(problems)
-        built = {key: cls._built(value, _join(path, key), problems) for key, value in node.items()}
-        if not is_promise(node) or len(problems) > before:
+        before = len(self.problems)
+        built = {key: self.built(value, join(path, key)) for key, value in node.items()}
+        if not is_promise(node) or len(self.problems) > before:
             return built["*"] if path and list(built) == ["*"] else built  # [loss.terms.*.digit] is [loss.terms.digit]
-        target = cls._target(node, path, problems)
+        target = self.target(node, path)
         options, found = checked(target, _options(built))
         arguments = options.pop("*", ())
         if not found:
@@ -198,8 +236,19 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
                 found = error.problems
             except Exception as error:  # whatever a plug-in raises belongs to this block
                 raise ConfigError([(path, f"{origin(target)} failed: {one_line(error)}")]) from error
-        problems += [(_join(path, option), message) for option, message in found]
+        self.problems += [(join(path, option), message) for option, message in found]
         return None
+
+    def filled(self, node: Mapping[str, Any], prepared: Mapping[str, Any], keep_variables: bool) -> dict[str, Any]:
+        """A copy of a section with the defaults of its blocks. `prepared` is the section without variables."""
+        filled: dict[str, Any] = {}
+        for key, value in node.items():
+            is_section = isinstance(value, Mapping) and isinstance(prepared[key], Mapping)
+            filled[key] = self.filled(value, prepared[key], keep_variables) if is_section else copied(value)
+        if is_promise(prepared):
+            missing = {key: value for key, value in defaults(self.target(prepared, "")).items() if key not in node}
+            filled.update(literal(missing) if keep_variables else missing)
+        return filled
 
 
 def register(*names: str, alias: str | None = None, to: str = "losses") -> Callable[[T], T]:
@@ -228,9 +277,10 @@ def register(*names: str, alias: str | None = None, to: str = "losses") -> Calla
 class Config(confection.Config):
     """A config file: sections of options in JSON, variables `${section.option}`, overrides `{"loss.delta": 2.0}`.
 
-    Like confection's Config, with these differences: bad text of any kind raises `ConfigError`, a failed read leaves
-    the object as it was, and what confection reads wrongly (sections that contain themselves, variables that multiply
-    without bound, lists of variables that it joins) is refused.
+    A confection Config in all respects but these: bad text of any kind raises `ConfigError`, a failed read leaves the
+    object as it was, reading takes time proportional to the text, and variables have their values in lists too.
+
+    A config that is made in Python has text and no variables, unless it is made with `is_interpolated=False`.
     """
 
     def from_str(
@@ -238,14 +288,15 @@ class Config(confection.Config):
     ) -> Config:
         """Read a config from text."""
         with _as_config_error():
-            read = functools.partial(super(Config, type(self)()).from_str, text)
-            if overrides:
-                _raise(_override_problems(read(interpolate=False), overrides))
-            elif interpolate:
-                _raise(variable_problems(text))
-            parsed = read(interpolate=interpolate, overrides=dict(overrides), schema=schema)
+            tree = read_text(text)
+            _raise(_override_problems(tree, overrides))
+            _override(tree, {path: as_templates(value) for path, value in overrides.items()})
+            if interpolate:
+                tree = interpolated(tree)
+            if schema is not None:
+                tree = _with_schema(tree, schema)
         self.clear()
-        self.update(parsed)
+        self.update(tree)
         self.is_interpolated = interpolate
         return self
 
@@ -259,17 +310,30 @@ class Config(confection.Config):
         """Read a config file."""
         return self.from_bytes(Path(path).read_bytes(), interpolate=interpolate, overrides=overrides)
 
-    def to_str(self, *, interpolate: bool = True) -> str:
-        """Write the config as text that reads back as the same config."""
+    def interpolate(self) -> Config:
+        """A copy with the values of variables. Those of a config that was made in Python are looked for, too."""
         with _as_config_error():
-            text = super().to_str(interpolate=interpolate)
-        # confection reads two "$$" in one list wrongly; in a string a dollar sign is safe as a JSON escape
-        escape = lambda line: _STRING.sub(lambda part: part.group().replace("$$", "\\u0024"), line.group())  # noqa: E731
-        return re.sub(r"(?m)(?<== ).*$", escape, text)
+            tree = as_templates(dict(self)) if self.is_interpolated else self
+            return type(self)(interpolated(tree), is_interpolated=True, section_order=self.section_order)
+
+    def to_str(self, *, interpolate: bool = True) -> str:
+        """Write the config as text that reads back as the same config.
+
+        With `interpolate=False`, text that looks like a variable is one even in a config that was made in Python.
+        """
+        with _as_config_error():
+            if self.is_interpolated and not interpolate:
+                return write_text(as_templates(dict(self)), variables=True)
+            return write_text(self, variables=not self.is_interpolated)
 
 
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
-"""A string in JSON."""
+def _with_schema(tree: dict[str, Any], schema: Any, validate: bool = True) -> dict[str, Any]:
+    """A tree checked against a pydantic model, with the model's defaults."""
+    config = confection.Config(tree)
+    if validate:  # before defaults are filled in: filling drops unknown keys
+        config.validate(schema)
+    config.fill_defaults(schema)
+    return dict(config)
 
 
 @contextlib.contextmanager
@@ -295,11 +359,11 @@ def _raise(problems: list[Problem]) -> None:
         raise ConfigError(problems)
 
 
-def _containers(value: Any) -> Any:
-    """A copy of the dicts, lists and tuples of a value."""
-    if isinstance(value, dict):
-        return {key: _containers(item) for key, item in value.items()}
-    return type(value)(map(_containers, value)) if type(value) in (list, tuple) else value
+def _override(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Set options of a tree that are known to be there."""
+    for path, value in overrides.items():
+        *parents, last = path.split(".")
+        functools.reduce(dict.__getitem__, parents, tree)[last] = value
 
 
 def _override_problems(config: Mapping[str, Any], overrides: Mapping[str, Any], new_keys: bool = True) -> list[Problem]:
@@ -316,10 +380,6 @@ def _override_problems(config: Mapping[str, Any], overrides: Mapping[str, Any], 
             message = f"cannot be overridden: the section has no such option{closest(last, node)}"
             problems.append((path, message))
     return problems
-
-
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path and key else path or str(key)
 
 
 def _options(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Registry(catalogue.Registry):  # type: ignore[misc]
             raise ConfigError([(self.namespace[-1], f"'{name}' is provided by more than one plug-in: {origins}")])
         try:
             return plugins[0].load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a module that calls sys.exit is broken like any other
             message = f"plug-in {plugins[0].value} for '{name}' cannot be loaded: {one_line(error)}"
             raise ConfigError([(self.namespace[-1], message)]) from error
 

@@ -7,9 +7,10 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import itertools
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 import numpy as np
@@ -25,7 +26,17 @@ else:
         return lambda cls: cls
 
 
-__all__ = ["INFINITY_ALLOWED", "ConfigError", "Configurable", "Problem", "checked", "closest", "positional_order"]
+__all__ = [
+    "INFINITY_ALLOWED",
+    "MAX_PROBLEMS",
+    "ConfigError",
+    "Configurable",
+    "Problem",
+    "checked",
+    "closest",
+    "defaults",
+    "positional_order",
+]
 
 INHERITED = "the type that a base class gives"
 """Annotation of an option to which a subclass gives a new default and no type."""
@@ -33,8 +44,21 @@ INHERITED = "the type that a base class gives"
 INFINITY_ALLOWED = "infinity allowed"
 """Mark of an option that may be infinite: `Annotated[float, Ge(0), INFINITY_ALLOWED]`."""
 
+MAX_PROBLEMS = 100
+"""Where a search for problems may end. A file that is no config at all has one in each line, and each costs a look for
+similar names."""
+
+_MAX_NAME = 100
+"""Length up to which a name is compared with others: the comparison takes quadratic time."""
+
+_PART = 1000
+"""Number of items of an option that are checked at a time."""
+
 Problem = tuple[str, str]
 """Dotted path of an option and what is wrong with it, as one sentence."""
+
+Finding = tuple[tuple[str, ...], str]
+"""The same for the value of one option: the path within it, in parts."""
 
 
 class ConfigError(ConfigValidationError):
@@ -83,7 +107,7 @@ class Configurable:
         if not problems:
             for name, value in values.items():
                 object.__setattr__(self, name, _plain(value))
-            problems = list(self.check_options())
+            problems = list(itertools.islice(self.check_options(), MAX_PROBLEMS))
         if problems:
             raise ConfigError(problems, title=f"Cannot make {type(self).__name__}")
 
@@ -148,7 +172,7 @@ def checked(
             if name not in skip:
                 values[name], found = fields[name].check(value)
                 problems += [(".".join((name, *path)), message) for path, message in found]
-        elif not any_name:
+        elif not any_name and len(problems) < MAX_PROBLEMS:
             known = ", ".join(fields) or "none"
             problems.append((name, f"unknown option{closest(name, fields)} (known: {known})"))
     problems += [
@@ -157,6 +181,11 @@ def checked(
         if field.required and name not in options
     ]
     return values, problems
+
+
+def defaults(target: Callable[..., Any]) -> dict[str, Any]:
+    """The options of a class or function that have a default."""
+    return {name: field.default for name, field in _signature(target)[0].items() if not field.required and name != "*"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,23 +201,34 @@ class _Field:
     def required(self) -> bool:
         return self.default is inspect.Parameter.empty
 
-    def check(self, value: Any) -> tuple[Any, list[tuple[tuple[str, ...], str]]]:
+    def check(self, value: Any) -> tuple[Any, list[Finding]]:
         """(converted value, problems). Strict: a string is no number; but an int is a float, and what a config file
         cannot hold is made from what it can: a Path or an Enum from a string, a tuple from a list.
         """
-        from pydantic import ValidationError
-
         plain = value is None or isinstance(value, (str, int, float, tuple))
         same = value is self.default or (plain and type(value) is type(self.default) and value == self.default)
         if self.adapter is None or (same and self.trusted):
             return value, []
+        # pydantic lists all problems, in a kilobyte each: of a long list, the first part that has some will do
+        for start, part in _parts(value):
+            of_items = [(_moved(path, start), message) for path, message in self._validated(part)[1] if path]
+            if of_items:
+                return value, of_items
+        return self._validated(value)
+
+    def _validated(self, value: Any) -> tuple[Any, list[Finding]]:
+        from pydantic import ValidationError
+
+        assert self.adapter is not None
         try:
             found = self.adapter.validate_python(value, strict=True)
         except ValidationError as error:
             try:
                 return self.adapter.validate_json(json.dumps(_string_keys(value)), strict=True), []
             except (ValidationError, TypeError, ValueError, RecursionError):
-                return value, [_sentence(e) for e in error.errors()]
+                if error.error_count() > MAX_PROBLEMS * _PART:
+                    return value, [((), f"has {error.error_count():,} wrong items, got {_short(value)}")]
+                return value, [_sentence(e) for e in error.errors(include_url=False)]
         except Exception:  # the type's own validator is at fault, such as one written for pydantic 1
             return value, []
         if isinstance(value, bool) and isinstance(found, int) and not isinstance(found, bool):  # Literal[1] takes True
@@ -197,8 +237,28 @@ class _Field:
         return (value if type(found).__name__ == "ValidatorIterator" else found), []
 
 
+def _parts(value: Any) -> Iterator[tuple[int, Any]]:
+    """A long list or dict in parts: (position of the first item, part). Nothing for what is short."""
+    if not isinstance(value, (list, tuple, dict)) or len(value) <= _PART:
+        return
+    if not isinstance(value, dict):
+        for start in range(0, len(value), _PART):
+            yield start, value[start : start + _PART]
+        return
+    items = iter(value.items())
+    while part := dict(itertools.islice(items, _PART)):
+        yield 0, part
+
+
+def _moved(path: tuple[str, ...], start: int) -> tuple[str, ...]:
+    """The path of an item of a part as that of an item of the whole."""
+    return (str(int(path[0]) + start), *path[1:]) if start and path[0].isdigit() else path
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'delta'?`, or nothing when no known name is close."""
+    if len(name) > _MAX_NAME:
+        return ""
     known = list(known)
     folded = {k.lower(): k for k in known}
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [
@@ -272,13 +332,14 @@ def _adapter(hint: Any, infinite: bool) -> TypeAdapter[Any] | None:
     return None
 
 
-def _sentence(error: Any) -> tuple[tuple[str, ...], str]:
+def _sentence(error: Any) -> Finding:
     path = tuple(str(part) for part in error["loc"] if isinstance(part, int) or str(part).isidentifier())
     return path, f"{error['msg'].removeprefix('Input ')}, got {_short(error['input'])}"
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    long = isinstance(value, (list, tuple, str)) and len(value) > 100  # nobody reads the rest
+    text = repr(value[:100] if long else value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -1,6 +1,7 @@
 """Fuzz of config texts: python tests/fuzz_config.py COUNT [SEED] prints how many were read and the peak memory.
 
 Whatever the text, reading and resolving it gives a result or a ConfigError, soon, and in little memory.
+`python tests/fuzz_config.py bombs` does the same with the texts of config_bombs.py.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import time
 import warnings
 
+import config_bombs
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
@@ -165,4 +167,7 @@ def main(count: int, start: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    if sys.argv[1] == "bombs":
+        config_bombs.main()
+    else:
+        main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)

@@ -9,6 +9,7 @@ import math
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from support import frozen
 
 import lossreg
 from lossreg import Config, ConfigError, metrics, registry
+from lossreg.metrics.globs import get_glob
 from lossreg.trees import get_path, tree_map
 
 Inputs = dict[str, Any]
@@ -881,6 +883,42 @@ def numbers(tree: Any) -> Iterator[float]:
         yield from numbers(item)
     if isinstance(tree, float):
         yield tree
+
+
+@pytest.mark.parametrize("path", ["**." * 60 + "x", "**.*." * 30 + "x", "**.a." * 30 + "x", "**" + ".**" * 60 + ".a"])
+def test_many_wildcards_take_no_time(path: str) -> None:
+    """Tried one way after the other, they would take longer than the universe."""
+    tree: Any = 1.0
+    for _ in range(40):
+        tree = {"a": tree}
+    start = time.process_time()
+    try:
+        get_glob(tree, path)
+    except KeyError:
+        assert not path.endswith(".a")
+    assert time.process_time() - start < 10
+
+
+def test_wildcards_lead_where_every_way_of_taking_them_leads() -> None:
+    def leads(steps: tuple[str, ...], keys: tuple[str, ...]) -> bool:
+        """One way after the other."""
+        if not steps:
+            return True
+        if steps[0] == "**":
+            return any(leads(steps[1:], keys[i:]) for i in range(len(keys) + 1))
+        return bool(keys) and steps[0] in ("*", keys[0]) and leads(steps[1:], keys[1:])
+
+    for length in range(1, 5):
+        for steps in itertools.product(("a", "b", "*", "**"), repeat=length):
+            for keys in itertools.product("ab", repeat=3):
+                tree = {keys[0]: {keys[1]: {keys[2]: 1}}}
+                if not {"*", "**"} & set(steps):
+                    continue
+                try:
+                    found = get_glob({"root": tree}, ".".join(("root", "*", *steps))) is not None
+                except KeyError:
+                    found = False
+                assert found == leads(("*", *steps), keys), (steps, keys)
 
 
 @pytest.mark.parametrize(

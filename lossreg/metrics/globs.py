@@ -41,7 +41,8 @@ def _read(path: str) -> tuple[str, tuple[str, ...]]:
         check_path(head)
     steps: list[str] = []
     for wildcard, rest in zip(parts[::2], parts[1::2]):
-        steps.append(wildcard)
+        if wildcard == "*" or steps[-1:] != ["**"]:  # any number of steps twice is any number of steps
+            steps.append(wildcard)
         if rest:
             check_path(rest.removeprefix("."))
             steps += [step.strip("'\"") for step in re.findall(r"'[^']*'|\"[^\"]*\"|\w+", rest)]
@@ -61,8 +62,20 @@ def _pruned(tree: Any, steps: tuple[str, ...], keys: tuple[str, ...]) -> Any:
 
 
 def _lead_to(steps: tuple[str, ...], keys: tuple[str, ...]) -> bool:
-    if not steps:
-        return True
-    if steps[0] == "**":
-        return any(_lead_to(steps[1:], keys[i:]) for i in range(len(keys) + 1))
-    return bool(keys) and steps[0] in ("*", keys[0]) and _lead_to(steps[1:], keys[1:])
+    """Whether steps lead to the place at these keys or to one above it.
+
+    Looks at all ways at once: trying one after the other takes time exponential in the number of `**`.
+    """
+    taken = _skipped({0}, steps)  # how many steps may have been taken when the next key is looked at
+    for key in keys:
+        if len(steps) in taken:
+            return True
+        stayed = {i for i in taken if steps[i] == "**"}
+        moved = {i + 1 for i in taken if steps[i] in ("*", key)}
+        taken = _skipped(stayed | moved, steps)
+    return len(steps) in taken
+
+
+def _skipped(taken: set[int], steps: tuple[str, ...]) -> set[int]:
+    """With the ways that take a `**` for no key at all. There are no two of them in a row."""
+    return taken | {i + 1 for i in taken if i < len(steps) and steps[i] == "**"}
