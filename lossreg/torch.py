@@ -9,7 +9,7 @@ from typing import Any
 from .autodiff import check_differentiable, filled, leaves_of
 from .base import ReducedLoss, Wanted
 from .checks import describe, fail
-from .interop import arrays_in, is_foreign
+from .interop import arrays_in, is_foreign, why_not_readable
 from .terms import ContextLoss
 from .trees import tree_map
 
@@ -140,15 +140,19 @@ class _Calculation(torch.autograd.Function):  # type: ignore[misc]
             else:
                 grads = ctx.call.get_grads_of_values(slopes)
         if torch.is_grad_enabled():  # create_graph: gradients that are constants would have derivatives of 0
-            grads = [_NoDerivative.apply(grad, anchor) for grad in grads]
+            grads = [_NoDerivative.apply(grad, anchor, *slopes) for grad in grads]
         return None, *grads
 
 
 class _NoDerivative(torch.autograd.Function):  # type: ignore[misc]
-    """A gradient, which is a function of what led to the anchor, but cannot be differentiated."""
+    """A gradient, which is a function of what led to the anchor and of the slopes, but cannot be differentiated.
+
+    The slopes are named as well: where they alone are differentiated, as `torch.autograd.functional.jvp` does, the
+    derivative would else be 0.
+    """
 
     @staticmethod
-    def forward(ctx: Any, grad: Any, anchor: Any) -> Any:
+    def forward(ctx: Any, grad: Any, *causes: Any) -> Any:
         return grad.view_as(grad)
 
     @staticmethod
@@ -164,6 +168,10 @@ def _differentiable(loss: ReducedLoss, guesses: Any, truths: Any, mask: Any, sam
     def taken(x: Any) -> Any:
         if not isinstance(x, torch.Tensor):
             raise fail(name, "guesses", "to be tensors", describe(x))
+        # Before autograd sees them, whose own sentences are about how to write an autograd.Function.
+        problem = why_not_readable(x)
+        if problem:
+            raise fail(name, "guesses", "of plain numbers", f"{describe(x)} ({problem})")
         tensors.append(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
         return tensors[-1]
 
