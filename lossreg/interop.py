@@ -277,14 +277,17 @@ def why_not_readable(tensor: Any) -> str:
     transforms = getattr(torch._C, "_functorch", None)
     if transforms is not None and transforms.peek_interpreter_stack() is not None:
         return "inside torch.func.grad, vmap, jvp and the like, which calculators do not support: call them outside"
-    if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
-        return "with a tangent of forward-mode differentiation, which calculators do not support: detach() it"
     if tensor.is_meta or type(tensor).__name__ == "FakeTensor":
         return "which has a shape and no data"
     if tensor.is_nested:
         return "a nested tensor: pass a list of its sequences, list(x.unbind())"
     if tensor.is_quantized:
         return "a quantized tensor: pass x.dequantize()"
+    if tensor.layout is not torch.strided:
+        return "not of the strided layout: pass x.to_dense()"
+    # Last, since not every tensor from above can be asked.
+    if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
+        return "with a tangent of forward-mode differentiation, which calculators do not support: detach() it"
     return ""
 
 

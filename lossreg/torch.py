@@ -165,19 +165,26 @@ def _differentiable(loss: ReducedLoss, guesses: Any, truths: Any, mask: Any, sam
     """The loss of tensors, as a part of the graph where one is recorded."""
     name, tensors = type(loss).__name__, list[Any]()
 
+    # Before autograd sees them: its own sentences are about how to write an autograd.Function, inside of which tensors
+    # have no tangents.
+    def check_plain(x: Any, what: str) -> None:
+        problem = why_not_readable(x)
+        if problem:
+            raise fail(name, what, "of plain numbers", f"{describe(x)} ({problem})")
+
     def taken(x: Any) -> Any:
         if not isinstance(x, torch.Tensor):
             raise fail(name, "guesses", "to be tensors", describe(x))
-        # Before autograd sees them, whose own sentences are about how to write an autograd.Function.
-        problem = why_not_readable(x)
-        if problem:
-            raise fail(name, "guesses", "of plain numbers", f"{describe(x)} ({problem})")
+        check_plain(x, "guesses")
         tensors.append(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
         return tensors[-1]
 
     call = _Call(loss, tree_map(taken, guesses), truths, mask, sample_weight)
+    beside = list(_tensors_in(*call.inputs[1:]))
+    for x in beside:
+        check_plain(x, "truths, mask and sample_weight")
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        if any(x.requires_grad for x in _tensors_in(*call.inputs[1:])):
+        if any(x.requires_grad for x in beside):
             raise fail(name, "truths, mask and sample_weight", "without a gradient (detach them)", "one that wants it")
         found = _Calculation.apply(call, *tensors)
     else:

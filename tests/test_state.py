@@ -956,5 +956,5 @@ def test_the_least_and_the_most_of_integers_are_exact() -> None:
     for a, b in ((2**63 + 1, -1), (2**53 + 1, 2**53), (10**30, 5)):
         assert Min(a).merge(Min(b)).compute().x == min(a, b)
         assert Max(a).merge(Max(b)).compute().x == max(a, b)
-    with pytest.raises(ValueError, match="expected integers of one dtype, got a uint64 array of shape .* and a int64"):
+    with pytest.raises(ValueError, match=r"expected integers of one dtype, got a uint64 array of shape .* and a int64"):
         Max(np.array([2**63 + 1], np.uint64)).merge(Max(np.array([1])))
