@@ -13,7 +13,7 @@ from .ops import Array, Ops, get_ops
 from .ops.base import compute_dtype
 from .ragged import is_ragged, like, read_ragged
 
-__all__ = ["Batch", "Layout", "is_real", "real_array"]
+__all__ = ["Batch", "Layout", "check_unmasked", "is_real", "real_array"]
 
 Layout = Literal["elements", "broadcast", "vectors", "classes", "time"] | int
 """Which axes of guesses make one value.
@@ -254,6 +254,8 @@ class Batch:
 
     def join(self, what: str, value: Any) -> Any:
         """One value for each item, from the caller's list with one part a sequence (mask, weights, dense truths)."""
+        if value is not None and type(value) is not np.ndarray:
+            check_unmasked(self.name, what, value)
         if self.lengths is None or value is None:
             return value
         value, flat = self.unpack(what, value)
@@ -305,12 +307,21 @@ def is_real(dtype: Any) -> bool:
     return dtype.kind in "fiub" or dtype.name == "bfloat16"
 
 
+def check_unmasked(name: str, what: str, value: Any) -> None:
+    """Raise for a masked array, alone or in a list: what makes one array of them forgets the mask."""
+    kinds = set(map(type, value)) if isinstance(value, (list, tuple)) else {type(value)}
+    if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
+        expected = "to be an array"
+        if what not in ("mask", "sample_weight"):
+            expected += " (give its mask as mask=~array.mask)"
+        raise fail(name, what, expected, "a masked array")
+
+
 def real_array(name: str, what: str, value: Any) -> Array:
     """An array of real numbers as the caller gave it, or an error that says what it is instead."""
     if type(value) is np.ndarray and value.dtype.kind in "fiub":  # what nearly all are
         return value
-    if isinstance(value, np.ma.MaskedArray):
-        raise fail(name, what, "to be an array (give its mask as mask=~array.mask)", "a masked array")
+    check_unmasked(name, what, value)
     if not hasattr(value, "dtype") or not hasattr(value, "ndim"):
         raise fail(name, what, "to be an array", describe(value))
     get_ops(value)  # raises TypeError for arrays of a library that no backend handles

@@ -74,19 +74,26 @@ def like(guesses: Any, loss: Any) -> Any:
 
 def is_foreign(value: Any) -> bool:
     """Whether a value is an array of another library, or holds one."""
+    try:
+        return _holds_foreign(value)
+    except RecursionError:  # a list that contains itself: what reads the value says what is wrong with it
+        return False
+
+
+def _holds_foreign(value: Any) -> bool:
     kind = _kind(type(value))
     if kind in ("leaf", "foreign"):
         return kind == "foreign"
     if kind == "ragged":
-        return is_foreign(value.dataXd) or is_foreign(value.lengths)
+        return _holds_foreign(value.dataXd) or _holds_foreign(value.lengths)
     if isinstance(value, Mapping):
-        return any(map(is_foreign, value.values()))
+        return any(map(_holds_foreign, value.values()))
     if not value or type(value[0]) in _LABELS:
         return False
     others = set(map(type, value)) - OURS
     if others == {list} and {type(x[0]) for x in value if type(x) is list and x} <= _LABELS:
         return False
-    return any(is_foreign(x) for x in value if type(x) in others)
+    return any(_holds_foreign(x) for x in value if type(x) in others)
 
 
 def arrays_in(value: Any) -> Iterator[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import is_real
+from .arrays import check_unmasked, is_real
 from .checks import Interval, check_domain, describe, fail, first_bad, on_host
 from .ops import Array, Ops, get_ops
 from .ops.base import compute_dtype
@@ -45,10 +45,9 @@ class Reader:
 
     def read(self, truths: Any) -> Targets:
         """Targets on the guesses' backend."""
-        if isinstance(truths, np.ma.MaskedArray):
-            raise self.fail("truths", "to be an array (give its mask as mask=~array.mask)", "a masked array")
         if isinstance(truths, (list, tuple)):
             return self.read_list(truths)
+        check_unmasked(self.labels.name, "truths", truths)
         if not hasattr(truths, "dtype") or not hasattr(truths, "ndim"):
             raise self.fail("truths", "to be a list, a tuple or an array", describe(truths))
         get_ops(truths)  # raises TypeError for arrays of a library that no backend handles
@@ -117,6 +116,7 @@ class Reader:
         self.check_length(truths)
         kinds = set(map(type, truths))
         if any(hasattr(kind, "ndim") for kind in kinds):  # arrays of no axes are what they hold
+            check_unmasked(self.labels.name, "truths", truths)
             truths = [truth.item() if getattr(truth, "ndim", 1) == 0 else truth for truth in truths]
             kinds = set(map(type, truths))
         # a mask on a device cannot be read here: there every label of a list must be one
@@ -149,7 +149,7 @@ class Reader:
                 truths = [row if kept else [0.0] * self.classes for row, kept in zip(truths, host.kept)]
             try:
                 return host.read_rows(np.array(truths, dtype=np.float64)).to(self.ops)
-            except (TypeError, ValueError) as error:
+            except (OverflowError, TypeError, ValueError) as error:
                 if str(error).startswith("Cannot calculate"):
                     raise
                 got = "ragged or mixed rows"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
-from .arrays import real_array
+from .arrays import check_unmasked, real_array
 from .checks import describe, fail, on_host
 from .interop import foreign_arrays
 from .ops import Ops, get_ops
@@ -396,6 +396,7 @@ def weighed(name: str, values: Any, mask: Any) -> tuple[Ops, Any, Any]:
     values = values if values.dtype.kind == "f" else values.astype(np.float64)
     if mask is None:
         return ops, values, None
+    check_unmasked(name, "mask", mask)
     mask = ops.asarray(mask)
     weight = mask.reshape((*mask.shape, *(1 for _ in values.shape[mask.ndim :])))
     fits = len(mask.shape) <= len(values.shape) and all(n in (1, size) for n, size in zip(weight.shape, values.shape))
@@ -649,6 +650,8 @@ def _is_parts(x: Any) -> bool:
 
 
 def _at_least_1d(x: Any) -> Any:
+    if isinstance(x, np.ma.MaskedArray):
+        raise ValueError("Cannot concatenate masked arrays: expected their numbers (x.compressed()), or x.filled().")
     x = x if hasattr(x, "dtype") else np.asarray(x)
     return x.reshape(1) if x.ndim == 0 else x
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Batch, is_real
+from .arrays import Batch, check_unmasked, is_real
 from .checks import describe, fail, on_host
 from .ops import get_ops
 from .readers import MISSING, Reader
@@ -77,6 +77,8 @@ class Labels:
         if batch.lengths is not None:
             truths, flat = batch.unpack("truths", truths)
         if type(truths) is not np.ndarray:
+            if not isinstance(truths, list):  # the reader sees what lists hold
+                check_unmasked(self.name, "truths", truths)
             truths = _from_pandas(truths)
         reader = Reader(self, batch.ops, n, classes, batch.arrays[0].dtype, check, kept, batch.place)
         if self.names and len(self.names) != classes and batch.lengths != ():
@@ -102,6 +104,7 @@ class Labels:
 
     def read_multi(self, batch: Batch, truths: Any) -> Targets:
         """The sets of all labels of each row: lists of sets, or rows of ids that end with -1. The empty set is one."""
+        check_unmasked(self.name, "truths", truths)
         n, classes = batch.arrays[0].shape
         if len(batch.shape) > 2:
             raise fail(self.name, "guesses", "of shape (N, C) or (C,)", f"shape {batch.shape}")

@@ -496,3 +496,41 @@ class _Foreign:
     """Looks like an array of a library that no backend handles."""
 
     dtype, ndim, shape = np.dtype("f4"), 2, (3, 3)
+
+
+MASKED = np.ma.array([0, 1, 2], mask=[False, True, False])
+MASKED_ROWS = np.ma.array(np.eye(3), mask=np.eye(3))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: CrossEntropy()(X, MASKED), lambda: CrossEntropy()(X, list(MASKED_ROWS)), lambda: CrossEntropy()(X, [np.ma.masked, 0, 1]),
+        lambda: CrossEntropy()(X[0], MASKED[1]), lambda: CrossEntropy()(X[0], MASKED_ROWS[0]), lambda: CrossEntropy()(X[None], MASKED_ROWS[None]),
+        lambda: CrossEntropy()([X, X], [MASKED, MASKED]), lambda: CrossEntropy()([X, X], [MASKED_ROWS, MASKED_ROWS]), lambda: CrossEntropy()([X], [[0, MASKED[1], 2]]),
+        lambda: MeanSquaredError()(X, MASKED_ROWS), lambda: MeanSquaredError()(X, list(MASKED_ROWS)), lambda: MeanSquaredError()([X, X], [MASKED_ROWS, X]),
+        lambda: CrossEntropy()(X, [0, 1, 2], mask=MASKED), lambda: MeanSquaredError()(X, X, mask=list(MASKED_ROWS)), lambda: MeanSquaredError()([X], [X], mask=[MASKED_ROWS]),
+        lambda: MeanSquaredError()(X, X, sample_weight=list(MASKED_ROWS)), lambda: lossreg.MultiLabelMargin()(X, np.ma.array([[0, -1, -1]] * 3)),
+        lambda: lossreg.AverageState.from_values(X, mask=MASKED_ROWS), lambda: lossreg.AverageState.from_values(MASKED_ROWS),
+        lambda: lossreg.metrics.Accuracy()(logits=X, labels=[MASKED[1], 0, 1]), lambda: lossreg.metrics.Std()(values=X, mask=MASKED),
+    ],
+)  # fmt: skip
+def test_masked_arrays_never_lose_their_mask(call: Any) -> None:
+    with pytest.raises(ValueError, match="a masked array"):
+        call()
+
+
+def test_lists_that_contain_themselves_are_an_error_in_words() -> None:
+    itself: list[Any] = [0, 1]
+    itself.insert(0, itself)
+    for truths in (itself, [itself, 0, 1], [[itself], 0, 1]):
+        with pytest.raises(ValueError, match="got a list of"):
+            CrossEntropy()(X, truths)
+    for call in (lambda: CrossEntropy()(itself, [0, 1, 2]), lambda: MeanSquaredError()(X, itself)):
+        with pytest.raises(ValueError, match=r"expected .* to be an array, got a list of 3"):
+            call()
+
+
+def test_numbers_in_rows_that_no_float_holds_are_an_error_in_words() -> None:
+    with pytest.raises(ValueError, match="expected truth rows to have 3 numbers each"):
+        CrossEntropy()(X, [[0.5, 10**400, 0.0], [1.0, 0, 0], [1.0, 0, 0]])
