@@ -13,7 +13,7 @@ from .ops import Array, Ops, get_ops
 from .ops.base import compute_dtype
 from .ragged import is_ragged, like, read_ragged
 
-__all__ = ["Batch", "Layout", "real_array"]
+__all__ = ["Batch", "Layout", "check_unmasked", "is_real", "real_array"]
 
 Layout = Literal["elements", "broadcast", "vectors", "classes", "time"] | int
 """Which axes of guesses make one value.
@@ -192,6 +192,8 @@ class Batch:
                 raise fail(self.name, "out", f"to be {expected}", describe(target))
             if isinstance(target, np.ndarray) and not target.flags.writeable:
                 raise fail(self.name, "out", "to be writable", "a read-only array")
+            if not target.flags.c_contiguous and _overlaps_itself(target):
+                raise fail(self.name, "out", "of which each item has memory of its own", "items that share it")
             shared = any(
                 y is not target and self.ops.xp.may_share_memory(target, y) for y in inputs if self.ops.owns(y)
             )
@@ -252,6 +254,8 @@ class Batch:
 
     def join(self, what: str, value: Any) -> Any:
         """One value for each item, from the caller's list with one part a sequence (mask, weights, dense truths)."""
+        if value is not None and type(value) is not np.ndarray:
+            check_unmasked(self.name, what, value)
         if self.lengths is None or value is None:
             return value
         value, flat = self.unpack(what, value)
@@ -298,16 +302,30 @@ class Batch:
                 raise fail(self.name, f"{what} of sequence {i}", expected, f"length {len(part)}")
 
 
+def is_real(dtype: Any) -> bool:
+    """Whether a dtype holds real numbers: floats, ints and bools, and bfloat16, which NumPy takes for raw bytes."""
+    return dtype.kind in "fiub" or dtype.name == "bfloat16"
+
+
+def check_unmasked(name: str, what: str, value: Any) -> None:
+    """Raise for a masked array, alone or in a list: what makes one array of them forgets the mask."""
+    kinds = set(map(type, value)) if isinstance(value, (list, tuple)) else {type(value)}
+    if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
+        expected = "to be an array"
+        if what not in ("mask", "sample_weight"):
+            expected += " (give its mask as mask=~array.mask)"
+        raise fail(name, what, expected, "a masked array")
+
+
 def real_array(name: str, what: str, value: Any) -> Array:
     """An array of real numbers as the caller gave it, or an error that says what it is instead."""
     if type(value) is np.ndarray and value.dtype.kind in "fiub":  # what nearly all are
         return value
-    if isinstance(value, np.ma.MaskedArray):
-        raise fail(name, what, "to be an array (give its mask as mask=~array.mask)", "a masked array")
+    check_unmasked(name, what, value)
     if not hasattr(value, "dtype") or not hasattr(value, "ndim"):
         raise fail(name, what, "to be an array", describe(value))
     get_ops(value)  # raises TypeError for arrays of a library that no backend handles
-    if value.dtype.kind not in "fiub" and value.dtype.name != "bfloat16":
+    if not is_real(value.dtype):
         raise fail(name, what, "of real numbers", describe(value))
     return np.asarray(value) if isinstance(value, (np.generic, np.ndarray)) else value
 
@@ -352,14 +370,15 @@ def _alike(sequences: list[Any]) -> bool:
     return len(found) == 1 and sequences[0].ndim > 0 and sequences[0].dtype.kind in "fiub"
 
 
-def _rows(x: Array) -> Array:
-    if x.ndim <= 2:
-        return x.reshape(-1, x.shape[-1])
-    xp = get_ops(x).xp
-    return xp.moveaxis(x, 1, -1).reshape(-1, x.shape[1])
+def _overlaps_itself(array: Array) -> bool:
+    """Whether two items may share memory, as in what `broadcast_to` and `expand` make.
 
-
-def _unrows(rows: Array, shape: tuple[int, ...]) -> Array:
-    if len(shape) <= 2 or rows.shape == shape:
-        return rows.reshape(shape)
-    return get_ops(rows).xp.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+    They do not if each step along an axis is longer than all that the shorter steps reach.
+    """
+    steps = sorted((abs(step), size) for step, size in zip(array.strides, array.shape) if size > 1)
+    reach = array.itemsize
+    for step, size in steps:
+        if step < reach:
+            return True
+        reach += step * (size - 1)
+    return False

@@ -9,6 +9,9 @@ import numpy as np
 
 __all__ = ["Interval", "OneOf", "check_domain", "check_shape", "describe", "fail", "first_bad", "on_host"]
 
+SHOWN = 60
+"""Characters of a value that an error shows."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -58,17 +61,62 @@ def fail(name: str, what: str, expected: str, got: str) -> ValueError:
 
 
 def describe(value: Any) -> str:
-    """A value in a few words: `a float32 array of shape (3, 4)`, `a list of 3`, `'dog'`."""
+    """A value in a few words: `a float32 array of shape (3, 4)`, `a list of 3`, `'dog'`.
+
+    Never raises, whatever the value is: it is called where something is wrong already, and may be handed the very
+    object that is at fault. What is itself large, such as a list or a text, is not read as a whole.
+    """
+    for words in (_array_in_words, _container_in_words, _representation, _type_in_words):
+        try:
+            text = words(value)
+            if text:
+                return _in_one_line(text, at_most=4 * SHOWN)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # properties and __repr__ of the value may raise anything
+            continue
+    return "an object that cannot be described"
+
+
+def _array_in_words(value: Any) -> str:
+    """For arrays of any library, and for what pandas holds."""
+    shape = getattr(value, "shape", None)
+    if not isinstance(shape, tuple):
+        return ""
     if type(value).__module__.partition(".")[0] == "pandas":
-        return f"a pandas {type(value).__name__} of shape {value.shape}"
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"a {value.dtype} array of shape {tuple(value.shape)}"
-    if isinstance(value, (list, tuple, set, frozenset, dict)):
-        return f"a {type(value).__name__} of {len(value)}"
-    if hasattr(value, "dataXd"):
-        return f"a Ragged of {len(value.lengths)}"
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        return f"a pandas {type(value).__name__} of shape {tuple(shape)}"
+    if not hasattr(value, "dtype"):
+        return ""
+    return f"a {_in_one_line(str(value.dtype))} array of shape {_in_one_line(str(tuple(shape)))}"
+
+
+def _container_in_words(value: Any) -> str:
+    """For containers of Python, by their own count: a subclass may have a `len()` that raises. And for a Ragged."""
+    containers: tuple[Any, ...] = (list, tuple, set, frozenset, dict)
+    for container in containers:
+        if isinstance(value, container):
+            return f"a {type(value).__name__} of {container.__len__(value)}"
+    return f"a Ragged of {len(value.lengths)}" if hasattr(value, "dataXd") else ""
+
+
+def _representation(value: Any) -> str:
+    """What `repr` gives, for long texts that of their beginning."""
+    if isinstance(value, (str, bytes, bytearray)):
+        return _in_one_line(repr(value[:SHOWN]))
+    if isinstance(value, int) and value.bit_length() > 1024:  # Python refuses to write thousands of digits
+        return f"an int of {value.bit_length()} bits"
+    return _in_one_line(repr(value))
+
+
+def _type_in_words(value: Any) -> str:
+    return f"an object of type {type(value).__name__}"
+
+
+def _in_one_line(text: str, at_most: int = SHOWN) -> str:
+    """The beginning of a text, without line breaks and what cannot be printed."""
+    start = " ".join(str.__getitem__(text, slice(4 * at_most)).split())
+    printable = "".join(c if c.isprintable() else "?" for c in start)
+    return printable if len(printable) <= at_most else f"{printable[: at_most - 3]}..."
 
 
 def check_shape(name: str, what: str, array: Any, expected: tuple[int, ...], like: str) -> None:

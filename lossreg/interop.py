@@ -14,7 +14,7 @@ import numpy as np
 from .checks import describe, fail
 from .ops import Array, get_ops
 
-__all__ = ["OURS", "arrays_in", "foreign_arrays", "is_foreign", "like"]
+__all__ = ["OURS", "arrays_in", "foreign_arrays", "is_foreign", "like", "why_not_readable"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Result = TypeVar("Result")
@@ -53,9 +53,14 @@ def foreign_arrays(method: Method) -> Method:
         visit = _Visit((self if isinstance(self, type) else type(self)).__name__)
         first = next(arrays_in((arguments or tuple(named.values()))[0]), None)
         with _library(type(first)).scope(first) if _kind(type(first)) == "foreign" else contextlib.nullcontext():
-            inside = [visit.inside(x, name) for x, name in zip(arguments, names, strict=False)]
-            more = {name: visit.inside(x, name) for name, x in named.items()}
-            return visit.outside(method(self, *inside, **more), first)
+            try:
+                inside = [visit.inside(x, name) for x, name in zip(arguments, names, strict=False)]
+                more = {name: visit.inside(x, name) for name, x in named.items()}
+                return visit.outside(method(self, *inside, **more), first)
+            finally:
+                # Also after an error: part of the gradient may have been written by then.
+                for target in visit.targets:
+                    _library(type(target)).wrote(target)
 
     return cast(Method, at_boundary)
 
@@ -69,19 +74,26 @@ def like(guesses: Any, loss: Any) -> Any:
 
 def is_foreign(value: Any) -> bool:
     """Whether a value is an array of another library, or holds one."""
+    try:
+        return _holds_foreign(value)
+    except RecursionError:  # a list that contains itself: what reads the value says what is wrong with it
+        return False
+
+
+def _holds_foreign(value: Any) -> bool:
     kind = _kind(type(value))
     if kind in ("leaf", "foreign"):
         return kind == "foreign"
     if kind == "ragged":
-        return is_foreign(value.dataXd) or is_foreign(value.lengths)
+        return _holds_foreign(value.dataXd) or _holds_foreign(value.lengths)
     if isinstance(value, Mapping):
-        return any(map(is_foreign, value.values()))
+        return any(map(_holds_foreign, value.values()))
     if not value or type(value[0]) in _LABELS:
         return False
     others = set(map(type, value)) - OURS
     if others == {list} and {type(x[0]) for x in value if type(x) is list and x} <= _LABELS:
         return False
-    return any(is_foreign(x) for x in value if type(x) in others)
+    return any(_holds_foreign(x) for x in value if type(x) in others)
 
 
 def arrays_in(value: Any) -> Iterator[Any]:
@@ -105,6 +117,8 @@ class _Visit:
         """The array for each of theirs, by id."""
         self.theirs: dict[int, Any] = {}
         """What came in, for what the method gets, by the id of that."""
+        self.targets: list[Any] = []
+        """Their arrays that the method may write to."""
 
     def inside(self, value: Any, what: str) -> Any:
         """Arguments with our arrays in the places of theirs."""
@@ -131,8 +145,12 @@ class _Visit:
 
     def _read(self, value: Any, what: str) -> Array:
         library = _library(type(value))
-        if what == "out" and not library.mutable:
-            raise fail(self.name, what, "to be writable", f"{describe(value)} of {library.name}, whose arrays are not")
+        if what == "out":
+            # Asked even if the same array is an input too, and so has been read before.
+            problem = library.why_not_writable(value)
+            if problem:
+                raise fail(self.name, what, "to be writable", f"{describe(value)} {problem}")
+            self.targets.append(value)
         if id(value) not in self.ours:
             try:
                 array = library.read(value)
@@ -146,10 +164,15 @@ class _Visit:
 class _DLPack:
     """A library whose arrays export themselves, and whose namespace has `from_dlpack`."""
 
-    mutable = True
-
     def __init__(self, name: str) -> None:
         self.name = name
+
+    def why_not_writable(self, value: Any) -> str:
+        """What keeps an array from being written to, in words that follow its description; "" for nothing."""
+        return ""
+
+    def wrote(self, value: Any) -> None:
+        """Tell the library that an array of it has been written to."""
 
     def read(self, value: Any) -> Array:
         """Their array as ours."""
@@ -176,14 +199,34 @@ class _DLPack:
 class _Torch(_DLPack):
     """PyTorch: bfloat16 travels as int16, and CuPy computes on the stream that is PyTorch's own at the time."""
 
+    def why_not_writable(self, value: Any) -> str:
+        """As PyTorch's own functions with `out=`, but for negated views, which have no memory of their own."""
+        import torch
+
+        if value.requires_grad and torch.is_grad_enabled():
+            return "that requires grad (write to out.detach(), or inside torch.no_grad())"
+        if value.is_neg():
+            return "that is the negated view of another (write to out.resolve_neg())"
+        return ""
+
+    def wrote(self, value: Any) -> None:
+        """Count the write, so that a later backward pass that needs the old numbers raises."""
+        import torch
+
+        if not value.is_inference():  # those have no counter, and no backward pass
+            torch.autograd.graph.increment_version(value)
+
     def read(self, value: Any) -> Array:
         import torch
 
+        problem = why_not_readable(value)
+        if problem:
+            raise TypeError(problem)
         half = value.dtype == torch.bfloat16
         dtype = _bfloat16() if half else None
-        value = value.detach()
+        value = value.detach().resolve_neg()
         value = value.view(torch.int16) if half else value
-        array = value.resolve_neg().numpy() if value.is_cpu else super().read(value)
+        array = value.numpy() if value.is_cpu else super().read(value)
         return array.view(dtype) if half else array
 
     def wrap(self, array: Array, first: Any) -> Any:
@@ -213,7 +256,9 @@ class _Torch(_DLPack):
 class _Jax(_DLPack):
     """JAX: arrays are read-only, and come back on the device of the first."""
 
-    mutable = False
+    def why_not_writable(self, value: Any) -> str:
+        """Arrays of JAX never change."""
+        return "of jax, whose arrays are not"
 
     def read(self, value: Any) -> Array:
         import jax
@@ -229,6 +274,28 @@ class _Jax(_DLPack):
         if not isinstance(array, np.ndarray):
             return jax.numpy.from_dlpack(array)
         return jax.device_put(array, first.device if isinstance(first.device, jax.Device) else None)
+
+
+def why_not_readable(tensor: Any) -> str:
+    """Why the numbers of a PyTorch tensor alone would lose something, or are not there; "" for neither."""
+    import torch
+
+    # Not public, as nothing that says it is. Asked of the stack: inside, plain tensors are wrapped by what reads them.
+    transforms = getattr(torch._C, "_functorch", None)
+    if transforms is not None and transforms.peek_interpreter_stack() is not None:
+        return "inside torch.func.grad, vmap, jvp and the like, which calculators do not support: call them outside"
+    if tensor.is_meta or type(tensor).__name__ == "FakeTensor":
+        return "which has a shape and no data"
+    if tensor.is_nested:
+        return "a nested tensor: pass a list of its sequences, list(x.unbind())"
+    if tensor.is_quantized:
+        return "a quantized tensor: pass x.dequantize()"
+    if tensor.layout is not torch.strided:
+        return "not of the strided layout: pass x.to_dense()"
+    # Last, since not every tensor from above can be asked.
+    if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
+        return "with a tangent of forward-mode differentiation, which calculators do not support: detach() it"
+    return ""
 
 
 def _bfloat16() -> Any:

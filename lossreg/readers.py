@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .arrays import check_unmasked, is_real
 from .checks import Interval, check_domain, describe, fail, first_bad, on_host
 from .ops import Array, Ops, get_ops
 from .ops.base import compute_dtype
@@ -44,10 +45,9 @@ class Reader:
 
     def read(self, truths: Any) -> Targets:
         """Targets on the guesses' backend."""
-        if isinstance(truths, np.ma.MaskedArray):
-            raise self.fail("truths", "to be an array (give its mask as mask=~array.mask)", "a masked array")
         if isinstance(truths, (list, tuple)):
             return self.read_list(truths)
+        check_unmasked(self.labels.name, "truths", truths)
         if not hasattr(truths, "dtype") or not hasattr(truths, "ndim"):
             raise self.fail("truths", "to be a list, a tuple or an array", describe(truths))
         get_ops(truths)  # raises TypeError for arrays of a library that no backend handles
@@ -73,11 +73,13 @@ class Reader:
 
     def read_rows(self, rows: Array) -> Targets:
         """Numbers in [0, 1], one row each; a row whose largest is the missing value is missing."""
-        if rows.dtype.kind not in "fiub":
+        if not is_real(rows.dtype):
             raise self.fail("truth rows", "of numbers", describe(rows))
         if tuple(rows.shape) != (self.n, self.classes):
             expected = f"of shape ({self.n}, {self.classes}) as guesses"
             raise self.fail("truths", expected, f"mismatched shapes: {describe(rows)}")
+        if rows.dtype.name == "bfloat16":  # which NumPy has no functions for; float32 holds the same numbers
+            rows = rows.astype(np.float32)
         present = None
         if isinstance(self.labels.missing_value, int):
             present = self.ops.xp.argmax(rows, axis=1) != self.labels.missing_value
@@ -114,6 +116,7 @@ class Reader:
         self.check_length(truths)
         kinds = set(map(type, truths))
         if any(hasattr(kind, "ndim") for kind in kinds):  # arrays of no axes are what they hold
+            check_unmasked(self.labels.name, "truths", truths)
             truths = [truth.item() if getattr(truth, "ndim", 1) == 0 else truth for truth in truths]
             kinds = set(map(type, truths))
         # a mask on a device cannot be read here: there every label of a list must be one
@@ -139,13 +142,14 @@ class Reader:
                     raise self.fail("a negated label", "to leave a candidate", "the only class negated", row[0])
             return targets.to(self.ops)
         if all(issubclass(kind, (list, tuple)) for kind in kinds) and any(
-            issubclass(kind, (float, np.floating)) for kind in set(map(type, chain.from_iterable(truths)))
+            issubclass(kind, (float, np.floating)) or kind.__name__ == "bfloat16"
+            for kind in set(map(type, chain.from_iterable(truths)))
         ):
             if host.kept is not None:
                 truths = [row if kept else [0.0] * self.classes for row, kept in zip(truths, host.kept)]
             try:
                 return host.read_rows(np.array(truths, dtype=np.float64)).to(self.ops)
-            except (TypeError, ValueError) as error:
+            except (OverflowError, TypeError, ValueError) as error:
                 if str(error).startswith("Cannot calculate"):
                     raise
                 got = "ragged or mixed rows"
@@ -179,20 +183,20 @@ class Reader:
         if isinstance(label, str) and not names:
             name = self.labels.name
             raise ValueError(
-                f"Cannot calculate {name}: expected truths of ids, got the name {label!r} without names. "
+                f"Cannot calculate {name}: expected truths of ids, got the name {describe(label)} without names. "
                 f"Pass names when you make the calculator, for example {name}(names=['dog', 'cat'])."
             )
         if isinstance(label, str):
             if label in table:
                 return table[label]
             known = ", ".join(map(repr, (names or ())[:10])) + (", ..." if len(names or ()) > 10 else "")
-            raise self.fail("truth names", f"among {known}", f"unknown name {label!r}", row)
+            raise self.fail("truth names", f"among {known}", f"unknown name {describe(label)}", row)
         if isinstance(label, (int, np.integer, np.bool_)):
             if int(label) in self.labels.missing_ids:
                 return MISSING
             if 0 <= label < self.classes:
                 return int(label)
-            raise self.fail("truth ids", f"in [0, {self.classes})", f"undeclared id {label}", row)
+            raise self.fail("truth ids", f"in [0, {self.classes})", f"undeclared id {describe(int(label))}", row)
         expected = "to be ids, names, None or sets of them" if self.labels.sets else "to be ids, names or None"
         raise self.fail("truths", expected, describe(label), row)
 

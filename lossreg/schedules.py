@@ -5,6 +5,10 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+import os
+import sys
+import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from numbers import Real
@@ -93,19 +97,92 @@ class PiecewiseSchedule(Schedule):
         return self.values[bisect.bisect_right(self.boundaries, step)]
 
 
+class _Locks:
+    """A reentrant lock for each process: a forked child must not wait for a thread that it does not have."""
+
+    def __init__(self) -> None:
+        self.by_process: dict[int, Any] = {}
+
+    def of_process(self) -> Any:
+        """That of this process; made by one call of C, and so once."""
+        return self.by_process.setdefault(os.getpid(), threading.RLock())
+
+
 class Series:
-    """The numbers of an iterator, such as one of Thinc's schedules, as a function of the step."""
+    """The numbers of an iterator, such as one of Thinc's schedules, as a function of the step.
+
+    Each number is drawn once and kept, so that threads, terms and processes that are forked later read the same one.
+    """
 
     def __init__(self, numbers: Iterator[float]) -> None:
-        self.numbers, self.drawn = numbers, list[float]()
+        self.numbers = numbers
+        self.drawn: list[float] = []
+        self.problem = ""
+        """Why no more numbers can be drawn, if the iterator failed."""
+        self._ended = False
+        self._drawing = False
+        self._locks = _Locks()
 
-    def __call__(self, step: int) -> float:
-        """The number at a step; what was drawn is kept. The first one holds before, and the last one after its end."""
-        place = max(int(step), 0)
-        self.drawn += itertools.islice(self.numbers, max(0, place + 1 - len(self.drawn)))
+    @classmethod
+    def of(cls, numbers: Iterator[float]) -> Series:
+        """The series of an iterator: one, however many terms have it for a weight, since each would draw its own."""
+        with _SERIES_LOCKS.of_process():
+            return _SERIES.setdefault(id(numbers), cls(numbers))
+
+    def __call__(self, step: float) -> float:
+        """The number at a step. The first one holds before, and the last one after its end."""
+        if not math.isfinite(step):
+            raise ValueError(f"Cannot evaluate the schedule: expected a step, got {describe(step)}.")
+        index = max(int(step), 0)
+        if index >= len(self.drawn) and not self._ended:
+            self._draw(index)
         if not self.drawn:
             raise ValueError("Cannot evaluate the schedule: expected a number for each step, got an empty iterator.")
-        return self.drawn[min(place, len(self.drawn) - 1)]
+        return self.drawn[min(index, len(self.drawn) - 1)]
+
+    def _draw(self, step: int) -> None:
+        """Draw the numbers up to a step, unless another thread has done so in the meantime."""
+        with self._locks.of_process():
+            missing = step + 1 - len(self.drawn)
+            if self._ended or missing <= 0:
+                return
+            # The lock is reentrant: a signal handler comes this far while the iterator is at work.
+            if self._drawing:
+                raise ValueError(
+                    f"Cannot evaluate the schedule: expected an iterator at rest, got step {step} while it draws a "
+                    "number (in the code that a signal interrupted, or in a thread of the process before a fork)."
+                )
+            if self.problem:
+                raise ValueError(f"Cannot evaluate the schedule: expected a number at step {step}, got {self.problem}.")
+            try:
+                self._drawing = True
+                self.drawn.extend(itertools.islice(self.numbers, min(missing, sys.maxsize)))
+                self._ended = len(self.drawn) <= step
+            except BaseException as error:
+                # Most iterators end here, and the number before would count as the last one, for all steps to come.
+                if len(self.drawn) <= step:
+                    self.problem = f"an iterator that {type(error).__name__} stopped at step {len(self.drawn)}"
+                raise
+            finally:
+                self._drawing = False
+
+    def __reduce__(self) -> Any:
+        return _series_with, (self.numbers, list(self.drawn), self.problem, self._ended)
+
+    def __repr__(self) -> str:
+        return f"Series({describe(self.numbers)})"
+
+
+_SERIES: weakref.WeakValueDictionary[int, Series] = weakref.WeakValueDictionary()
+"""The series that are in use, by the id of their iterator, which they keep alive."""
+_SERIES_LOCKS = _Locks()
+
+
+def _series_with(numbers: Iterator[float], drawn: list[float], problem: str, ended: bool) -> Series:
+    """A series from what was pickled of it."""
+    series = Series(numbers)
+    series.drawn, series.problem, series._ended = drawn, problem, ended
+    return series
 
 
 def value_at(schedule: float | Callable[[int], Any], step: Any) -> float:

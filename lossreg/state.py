@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
 import math
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
-from .arrays import real_array
+from .arrays import check_unmasked, real_array
 from .checks import describe, fail, on_host
 from .interop import foreign_arrays
 from .ops import Ops, get_ops
@@ -48,6 +49,13 @@ class _Empty:
 
 
 EMPTY = _Empty()
+
+MAX_INT64 = 2**63 - 1
+
+_TOO_LARGE = (
+    "Cannot merge sum: expected integer arrays whose sums are less than 2**63, got a larger one; "
+    "sum Python ints, which have any size, or arrays of float64."
+)
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))
@@ -125,6 +133,12 @@ class _Elementwise(_Kind):
 
     def _leaf(self, a: Any, b: Any) -> Any:
         _check_shapes(self.name, a, b)
+        if type(a) is int and type(b) is int:  # of any size
+            return min(a, b) if self.name == "minimum" else max(a, b)
+        kinds = {x.dtype.kind if hasattr(x, "dtype") else "" for x in (a, b)}
+        if kinds == {"i", "u"} and np.result_type(a.dtype, b.dtype).kind == "f":
+            got = f"{describe(a)} and {describe(b)}, whose common dtype rounds"
+            raise ValueError(f"Cannot merge {self.name}: expected integers of one dtype, got {got}.")
         return getattr(_xp(a if hasattr(a, "dtype") else b), self.name)(a, b)
 
 
@@ -135,10 +149,45 @@ class _Sum(_Kind):
         raise NotImplementedError
 
 
-class _Parts(tuple):  # type: ignore[type-arg]
-    """Arrays that are not concatenated yet."""
+class _Parts:
+    """Arrays that are not concatenated yet, as a binary tree: a merge makes one node, and copies nothing.
 
-    __slots__ = ()
+    The tree may be as deep as there were merges, so it is walked with a list in place of recursion, and pickled flat.
+    """
+
+    __slots__ = ("arrays", "items", "left", "right")
+
+    def __init__(self, left: Any, right: Any, items: int | None = None) -> None:
+        self.left, self.right, self.items = left, right, items
+        self.arrays: int = sum(x.arrays if isinstance(x, _Parts) else 1 for x in (left, right))
+
+    def __iter__(self) -> Iterator[Any]:
+        waiting: list[Any] = [self]
+        while waiting:
+            part = waiting.pop()
+            if isinstance(part, _Parts):
+                waiting += (part.right, part.left)
+            else:
+                yield part
+
+    def __len__(self) -> int:
+        return self.arrays
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self)[index]
+
+    def __repr__(self) -> str:
+        first = ", ".join(map(repr, itertools.islice(self, 3)))
+        return f"<{self.arrays} arrays to concatenate: {first}{', ...' if self.arrays > 3 else ''}>"
+
+    def __reduce__(self) -> Any:
+        return _parts_of, (list(self), self.items)
+
+
+def _parts_of(arrays: list[Any], items: int | None) -> _Parts:
+    parts: _Parts = functools.reduce(_Parts, arrays)
+    parts.items = items
+    return parts
 
 
 @dataclass(frozen=True)
@@ -146,14 +195,15 @@ class _Concat(_Kind):
     axis: int
 
     def merge(self, a: Any, b: Any, state: AutoState) -> Any:
-        return tree_map(lambda x, y: _Parts(_parts(x) + _parts(y)), a, b, is_leaf=_is_parts)
+        return tree_map(_Parts, a, b, is_leaf=_is_parts)
 
     def finalize(self, value: Any, state: AutoState) -> Any:
         return tree_map(self._join, value, is_leaf=_is_parts)
 
     def _join(self, parts: Any) -> Any:
-        parts = [on_host(_at_least_1d(x)) for x in _parts(parts)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=self.axis)
+        if not isinstance(parts, _Parts):
+            return on_host(_at_least_1d(parts))
+        return np.concatenate([on_host(_at_least_1d(x)) for x in parts], axis=self.axis)
 
 
 @dataclass(frozen=True)
@@ -166,16 +216,23 @@ class _Truncate(_Concat):
     def finalize(self, value: Any, state: AutoState) -> Any:
         return tree_map(lambda x: self._first(state, self._join(x)), value, is_leaf=_is_parts)
 
-    def _leaf(self, state: AutoState, a: Any, b: Any) -> _Parts:
-        num, parts = self._num(state), _parts(a)
-        enough = num is not None and sum(len(self._items(x)) for x in parts) >= num
-        return _Parts(parts if enough else parts + tuple(self._first(state, x) for x in _parts(b)))
+    def _leaf(self, state: AutoState, a: Any, b: Any) -> Any:
+        num, items = self._num(state), self._count(a)
+        if num is not None and items >= num:
+            return a
+        if not isinstance(b, _Parts):  # those have been cut when they were merged
+            b = self._first(state, b)
+        return _Parts(a, b, items + self._count(b))
 
     def _num(self, state: AutoState) -> int | None:
         num: int | None = get_path(state, self.num_field)
         if num is not None and num < 0:
             raise ValueError(f"Cannot keep the first: expected {self.num_field} to be 0 or more, got {num}.")
         return num
+
+    def _count(self, x: Any) -> int:
+        """How many items there are; counted once for parts that were merged."""
+        return x.items if isinstance(x, _Parts) and x.items is not None else len(self._items(x))
 
     def _items(self, x: Any) -> Any:
         """An array with its items on the first axis."""
@@ -201,7 +258,9 @@ def _field(kind: _Kind | None, **options: Any) -> Any:
 def sum_field(**options: Any) -> Any:
     """Field of an `AutoState` that merges by addition, in float64 or int64.
 
-    What rounding loses is carried along, so that the sum does not depend on the order of merges.
+    What rounding loses is carried along, so that the sum does not depend on the order of merges. Sums of integers are
+    exact: Python ints and arrays of no axes have any size, and int64 arrays raise OverflowError before they wrap
+    around, for which those on a device are waited for.
     Values may be nested dicts, lists and tuples of arrays. `options` go to `dataclasses.field`.
     """
     return _field(_Sum(), **options)
@@ -218,7 +277,10 @@ def max_field(**options: Any) -> Any:
 
 
 def concat_field(*, axis: int = 0, **options: Any) -> Any:
-    """Field of an `AutoState` that merges by concatenation, as NumPy arrays once the state is finalized."""
+    """Field of an `AutoState` that merges by concatenation, as NumPy arrays once the state is finalized.
+
+    Until then the parts are kept as they are: a merge copies no data, however many parts there are.
+    """
     return _field(_Concat(axis), **options)
 
 
@@ -334,6 +396,7 @@ def weighed(name: str, values: Any, mask: Any) -> tuple[Ops, Any, Any]:
     values = values if values.dtype.kind == "f" else values.astype(np.float64)
     if mask is None:
         return ops, values, None
+    check_unmasked(name, "mask", mask)
     mask = ops.asarray(mask)
     weight = mask.reshape((*mask.shape, *(1 for _ in values.shape[mask.ndim :])))
     fits = len(mask.shape) <= len(values.shape) and all(n in (1, size) for n, size in zip(weight.shape, values.shape))
@@ -508,7 +571,11 @@ def _two_sum(a: Any, a_rest: Any, b: Any, b_rest: Any) -> _Pair:
     """The sum of two numbers and what it misses (Knuth's two-sum; then both are normalized)."""
     a, b = _wide(a), _wide(b)
     _check_shapes("sum", a, b)
+    if _is_whole(a) and _is_whole(b):
+        return _Pair((_sum_of_integers(a, b), 0))
     with np.errstate(all="ignore"):
+        a, a_rest = _as_float(a, a_rest)
+        b, b_rest = _as_float(b, b_rest)
         rough = a + b
         there = rough - a
         rest = ((a - (rough - there)) + (b - there)) + (a_rest + b_rest)
@@ -523,7 +590,7 @@ def _check_shapes(what: str, a: Any, b: Any) -> None:
 
 
 def _wide(x: Any) -> Any:
-    """Python numbers as they are, arrays in float64 or int64."""
+    """Python numbers as they are, arrays in float64 or int64; those of no axes on the host are Python numbers."""
     if type(x) in (int, float):
         return x
     if isinstance(x, (bool, np.bool_)):
@@ -531,16 +598,47 @@ def _wide(x: Any) -> Any:
     if hasattr(x, "dtype"):
         get_ops(x)  # raises for arrays of a library that no backend handles
         if x.dtype.kind in "fiub" or x.dtype.name == "bfloat16":
-            wide = np.int64 if x.dtype.kind in "biu" else np.float64
-            return x.item() if isinstance(x, np.generic) else x.astype(wide, copy=False)
+            if isinstance(x, (np.generic, np.ndarray)) and not x.ndim:
+                return _wide(x.item())
+            if x.dtype == np.uint64 and (x > MAX_INT64).any():
+                raise OverflowError(_TOO_LARGE)
+            return x.astype(np.int64 if x.dtype.kind in "biu" else np.float64, copy=False)
     raise TypeError(f"Cannot merge sum: expected real numbers, got {describe(x)}.")
+
+
+def _is_whole(x: Any) -> bool:
+    return type(x) is int or getattr(getattr(x, "dtype", None), "kind", "") == "i"
+
+
+def _sum_of_integers(a: Any, b: Any) -> Any:
+    """The exact sum of Python ints or int64 arrays. Arrays on a device are waited for."""
+    total = a + b
+    if type(total) is int:
+        return total
+    # A sum has wrapped around where it has another sign than both of its terms.
+    if (((a ^ total) & (b ^ total)) < 0).any():
+        raise OverflowError(_TOO_LARGE)
+    return total
+
+
+def _as_float(x: Any, rest: Any) -> tuple[Any, Any]:
+    """(number, rest) in float64; what a whole number loses is added to its rest."""
+    if type(x) is int:
+        rounded = float(x)
+        return rounded, rest + (x - int(rounded))
+    if not _is_whole(x):
+        return x, rest
+    high = (x >> 32).astype(np.float64) * 2.0**32
+    low = (x & 0xFFFFFFFF).astype(np.float64)
+    rounded = high + low
+    return rounded, rest + (low - (rounded - high))
 
 
 def _finite(x: Any) -> Any:
     """0 where a number is not finite."""
     if isinstance(x, (int, float)):
         return x if math.isfinite(x) else 0.0
-    return x if x.dtype.kind == "i" else _xp(x).where(_xp(x).isfinite(x), x, 0.0)
+    return _xp(x).where(_xp(x).isfinite(x), x, 0.0)
 
 
 def _xp(x: Any) -> Any:
@@ -551,11 +649,9 @@ def _is_parts(x: Any) -> bool:
     return isinstance(x, _Parts) or hasattr(x, "dtype")
 
 
-def _parts(x: Any) -> _Parts:
-    return x if isinstance(x, _Parts) else _Parts((x,))
-
-
 def _at_least_1d(x: Any) -> Any:
+    if isinstance(x, np.ma.MaskedArray):
+        raise ValueError("Cannot concatenate masked arrays: expected their numbers (x.compressed()), or x.filled().")
     x = x if hasattr(x, "dtype") else np.asarray(x)
     return x.reshape(1) if x.ndim == 0 else x
 

@@ -82,8 +82,8 @@ class Term(ContextLoss):
     loss: the calculator.
     guesses, truths: paths, or a list of paths for calculators that take more than one.
     mask, sample_weight: paths of these; none by default.   step: path of the number of the step, read by schedules.
-    weight: a number, or a schedule: a function from step to number, or an iterator with a number for each step. It
-        multiplies the loss and not what a mean divides by.
+    weight: a number, or a schedule: a function from step to number, or an iterator with a number for each step, of
+        which each is drawn once. It multiplies the loss and not what a mean divides by.
     normalize_by: what a mean divides by, if that is not to be what the calculator says.
     """
 
@@ -95,6 +95,12 @@ class Term(ContextLoss):
     step: str = "step"
     weight: float | Callable[[int], Any] | Iterator[float] = 1.0
     normalize_by: Literal["mask", "values"] | None = None
+
+    def __post_init__(self) -> None:
+        # At once, and in the place of the iterator: threads, and copies that `replace` makes, then share its numbers.
+        if isinstance(self.weight, Iterator):
+            object.__setattr__(self, "weight", Series.of(self.weight))
+        super().__post_init__()
 
     def check_options(self) -> Iterable[Problem]:
         """Paths that cannot be read, and another number of them than the calculator takes."""
@@ -121,14 +127,11 @@ class Term(ContextLoss):
         """The calculator with the term's `normalize_by`."""
         return self.loss if self.normalize_by is None else replace(self.loss, normalize_by=self.normalize_by)
 
-    @functools.cached_property
-    def _weight(self) -> Any:
-        return Series(self.weight) if isinstance(self.weight, Iterator) else self.weight
-
     def get_weight(self, step: Any = None) -> float:
         """The weight at a step."""
+        weight: Any = self.weight
         try:
-            return value_at(self._weight, step)
+            return value_at(weight, step)
         except ValueError as error:
             raise ValueError(f"{error} It is the weight of {self!r}.") from None
 
@@ -163,7 +166,7 @@ class Term(ContextLoss):
         return read(self.guesses), read(self.truths), read(self.mask), read(self.sample_weight)
 
     def _weight_in(self, context: Any) -> float:
-        return self.get_weight(get_path(context, self.step) if callable(self._weight) else None)
+        return self.get_weight(get_path(context, self.step) if callable(self.weight) else None)
 
     def _run(self, context: Any, wanted: Wanted) -> tuple[LossState, dict[str, Any]]:
         weight = self._weight_in(context)

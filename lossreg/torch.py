@@ -9,7 +9,7 @@ from typing import Any
 from .autodiff import check_differentiable, filled, leaves_of
 from .base import ReducedLoss, Wanted
 from .checks import describe, fail
-from .interop import arrays_in, is_foreign
+from .interop import arrays_in, is_foreign, why_not_readable
 from .terms import ContextLoss
 from .trees import tree_map
 
@@ -140,15 +140,19 @@ class _Calculation(torch.autograd.Function):  # type: ignore[misc]
             else:
                 grads = ctx.call.get_grads_of_values(slopes)
         if torch.is_grad_enabled():  # create_graph: gradients that are constants would have derivatives of 0
-            grads = [_NoDerivative.apply(grad, anchor) for grad in grads]
+            grads = [_NoDerivative.apply(grad, anchor, *slopes) for grad in grads]
         return None, *grads
 
 
 class _NoDerivative(torch.autograd.Function):  # type: ignore[misc]
-    """A gradient, which is a function of what led to the anchor, but cannot be differentiated."""
+    """A gradient, which is a function of what led to the anchor and of the slopes, but cannot be differentiated.
+
+    The slopes are named as well: where they alone are differentiated, as `torch.autograd.functional.jvp` does, the
+    derivative would else be 0.
+    """
 
     @staticmethod
-    def forward(ctx: Any, grad: Any, anchor: Any) -> Any:
+    def forward(ctx: Any, grad: Any, *causes: Any) -> Any:
         return grad.view_as(grad)
 
     @staticmethod
@@ -161,15 +165,26 @@ def _differentiable(loss: ReducedLoss, guesses: Any, truths: Any, mask: Any, sam
     """The loss of tensors, as a part of the graph where one is recorded."""
     name, tensors = type(loss).__name__, list[Any]()
 
+    # Before autograd sees them: its own sentences are about how to write an autograd.Function, inside of which tensors
+    # have no tangents.
+    def check_plain(x: Any, what: str) -> None:
+        problem = why_not_readable(x)
+        if problem:
+            raise fail(name, what, "of plain numbers", f"{describe(x)} ({problem})")
+
     def taken(x: Any) -> Any:
         if not isinstance(x, torch.Tensor):
             raise fail(name, "guesses", "to be tensors", describe(x))
+        check_plain(x, "guesses")
         tensors.append(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
         return tensors[-1]
 
     call = _Call(loss, tree_map(taken, guesses), truths, mask, sample_weight)
+    beside = list(_tensors_in(*call.inputs[1:]))
+    for x in beside:
+        check_plain(x, "truths, mask and sample_weight")
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        if any(x.requires_grad for x in _tensors_in(*call.inputs[1:])):
+        if any(x.requires_grad for x in beside):
             raise fail(name, "truths, mask and sample_weight", "without a gradient (detach them)", "one that wants it")
         found = _Calculation.apply(call, *tensors)
     else:

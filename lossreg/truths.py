@@ -10,18 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Batch
+from .arrays import Batch, check_unmasked, is_real
 from .checks import describe, fail, on_host
 from .ops import get_ops
 from .readers import MISSING, Reader
-from .schema import Problem
+from .schema import ConfigError, Problem
 from .targets import Targets
 
 __all__ = ["Labels", "label_problems"]
 
 
-def label_problems(names: Sequence[str] | None, neg_prefix: str | None) -> Iterable[Problem]:
-    """What can be wrong with label options before any data is seen."""
+def label_problems(
+    names: Sequence[str] | None, neg_prefix: str | None, missing_value: str | int | None = None
+) -> Iterable[Problem]:
+    """What can be wrong with label options before any data is seen.
+
+    A missing value that is a name, or the id of a class, is no problem: that class never occurs, as that of padding.
+    One that is a negated name is: a truth of that name would mean two things that are both likely.
+    """
     seen: set[str] = set()
     for name in names or ():
         if name in seen:
@@ -33,6 +39,10 @@ def label_problems(names: Sequence[str] | None, neg_prefix: str | None) -> Itera
                 "names",
                 f"{name!r} reads as the negation of {name[len(neg_prefix) :]!r} with neg_prefix {neg_prefix!r}",
             )
+    for name in names or ():
+        if neg_prefix and missing_value == neg_prefix + name:
+            problem = f"{missing_value!r} reads as the negation of {name!r} with neg_prefix {neg_prefix!r}"
+            yield "missing_value", problem
 
 
 class Labels:
@@ -47,6 +57,9 @@ class Labels:
         ignore_index: int | None = None,
         sets: bool = True,
     ) -> None:
+        problems = list(label_problems(names, neg_prefix, missing_value))
+        if problems:
+            raise ConfigError(problems, title=f"Cannot make {name}")
         self.name, self.names, self.missing_value, self.sets = name, names, missing_value, sets
         self.missing_ids = sorted(i for i in {missing_value, ignore_index} if isinstance(i, int))
         table: dict[Any, int] = {label: i for i, label in enumerate(names or ())}
@@ -64,6 +77,8 @@ class Labels:
         if batch.lengths is not None:
             truths, flat = batch.unpack("truths", truths)
         if type(truths) is not np.ndarray:
+            if not isinstance(truths, list):  # the reader sees what lists hold
+                check_unmasked(self.name, "truths", truths)
             truths = _from_pandas(truths)
         reader = Reader(self, batch.ops, n, classes, batch.arrays[0].dtype, check, kept, batch.place)
         if self.names and len(self.names) != classes and batch.lengths != ():
@@ -89,6 +104,7 @@ class Labels:
 
     def read_multi(self, batch: Batch, truths: Any) -> Targets:
         """The sets of all labels of each row: lists of sets, or rows of ids that end with -1. The empty set is one."""
+        check_unmasked(self.name, "truths", truths)
         n, classes = batch.arrays[0].shape
         if len(batch.shape) > 2:
             raise fail(self.name, "guesses", "of shape (N, C) or (C,)", f"shape {batch.shape}")
@@ -126,7 +142,7 @@ class Labels:
 
     def _unbatched(self, truths: Any, classes: int) -> Any:
         """One example without a batch axis: a label, or a row of probabilities."""
-        if hasattr(truths, "shape") and truths.shape == (classes,) and truths.dtype.kind in "fiub":
+        if hasattr(truths, "shape") and truths.shape == (classes,) and is_real(truths.dtype):
             return truths[None]
         if hasattr(truths, "shape") and truths.shape == ():
             return truths.reshape(1) if truths.dtype.kind in "iub" else [truths.item()]
@@ -168,15 +184,25 @@ def _concatenated(batch: Batch, parts: Sequence[Any]) -> Any:
 
 def _from_pandas(truths: Any) -> Any:
     """What pandas holds as arrays, with None for what it calls missing; anything else as it is."""
-    if type(truths).__module__.partition(".")[0] != "pandas":
+    is_pandas = type(truths).__module__.partition(".")[0] == "pandas"
+    # Scalars of pandas, such as NA and Timestamp, and what is not computed yet, such as a groupby, are no truths.
+    if not is_pandas or not hasattr(truths, "to_numpy") or not hasattr(truths, "isna"):
         return truths
     if truths.ndim != 1 or getattr(truths, "nlevels", 1) != 1:
-        return truths.to_numpy()
+        rows = truths.to_numpy()
+        # Columns of nullable dtypes, such as Float64, become objects, whatever they hold.
+        if rows.dtype == object and truths.ndim == 2 and all(is_real(dtype) for dtype in truths.dtypes):
+            rows = truths.to_numpy(dtype=np.float64, na_value=np.nan)
+        return rows
     missing = np.asarray(truths.isna())
     if not missing.any():
         return truths.to_numpy()
     values = truths.to_numpy(dtype=object)
-    whole = truths.dtype.kind == "f" and all(float(x).is_integer() for x in values[~missing])
-    return np.array(  # ids beside missing ones are floats in pandas
-        [None if gone else int(x) if whole else x for x, gone in zip(values, missing)], dtype=object
-    )
+    whole = _holds_ids(truths.dtype) and all(float(x).is_integer() for x in values[~missing])
+    return np.array([None if gone else int(x) if whole else x for x, gone in zip(values, missing)], dtype=object)
+
+
+def _holds_ids(dtype: Any) -> bool:
+    """Whether what a dtype of pandas holds beside missing values may be ids, which are then floats."""
+    categories = getattr(dtype, "categories", None)
+    return is_real(dtype if categories is None else categories.dtype)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 from typing import Any
 
 import numpy as np
 import pytest
+from foreign import bfloat16, installed
 from support import assert_same
 
 import lossreg
@@ -13,6 +16,7 @@ from lossreg import (
     BinaryCrossEntropyWithLogits,
     CategoricalCrossentropy,
     CategoricalCrossentropy_v4,
+    ConfigError,
     CosineDistance,
     CrossEntropy,
     Huber,
@@ -133,6 +137,123 @@ def test_pandas_labels() -> None:
             SequenceCategoricalCrossentropy_v4()([P, P], [[0, None, 2]] * 2),
         )
     assert_same(CrossEntropy()(X, pandas.DataFrame(np.eye(3))), CrossEntropy()(X, np.eye(3)))
+
+
+@pytest.mark.parametrize(
+    "dtype, values",
+    [("category", [0, None, 2]), ("Int64", [0, None, 2]), ("UInt8", [0, None, 2]), ("boolean", [False, None, True])],
+)
+def test_pandas_ids_beside_missing_ones(dtype: str, values: list[Any]) -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    series = pandas.Series(values, dtype=dtype)
+    for labels in (series, series.array, pandas.Index(series), series.astype("category")):
+        assert_same(CrossEntropy()(X, labels), CrossEntropy()(X, values))
+
+
+def test_pandas_frames_of_nullable_columns_are_rows() -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame(np.eye(3) * 0.5 + 0.25).convert_dtypes()
+    assert_same(CrossEntropy()(X, frame), CrossEntropy()(X, np.eye(3) * 0.5 + 0.25))
+    frame.iloc[1, 2] = None
+    with pytest.raises(ValueError, match=r"expected truth values in \[0, 1\], got nan in row 1, column 2"):
+        CrossEntropy()(X, frame)
+
+
+def test_scalars_and_plans_of_pandas_are_named_in_errors() -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    for label in (pandas.NA, pandas.NaT, pandas.Timestamp(0), pandas.Interval(0, 1)):
+        with pytest.raises(
+            ValueError, match=r"expected truths to be ids, names, None or sets of them, got .* in row 1"
+        ):
+            CrossEntropy()(X, [0, label, 2])
+        with pytest.raises(ValueError, match="expected truths to be a list, a tuple or an array, got"):
+            CrossEntropy()(X, label)
+    with pytest.raises(TypeError, match=r"No backend for pandas\..*GroupBy"):
+        CrossEntropy()(X, pandas.Series([0, 1, 2]).groupby([0, 1, 1]))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "loss, guesses",
+    [
+        (CrossEntropy(), X), (CrossEntropy(label_smoothing=0.1, class_weight=[1.0, 2.0, 0.5]), X),
+        (CrossEntropy(missing_value=1), X), (CategoricalCrossentropy(), P),
+        (CategoricalCrossentropy_v4(), P), (CategoricalCrossentropy_v4(wrt="probs"), P),
+        (lossreg.LinearCrossEntropy(), (X[:, :2], X[:, 1:])), (lossreg.KLDivergence(), X), (BinaryCrossEntropyWithLogits(), X),
+    ],
+    ids=lambda x: type(x).__name__,
+)  # fmt: skip
+def test_rows_of_bfloat16_count_as_the_same_rows_in_float32(loss: Any, guesses: Any, dtype: str) -> None:
+    half = bfloat16()
+    make = np.dtype(half if dtype == "bfloat16" else dtype)
+    guesses = tuple(x.astype(make) for x in guesses) if isinstance(guesses, tuple) else guesses.astype(make)
+    if dtype == "bfloat16" and getattr(loss, "wrt", "") == "logits":
+        loss = dataclasses.replace(loss, validate="shape")  # rounded rows do not sum to 1
+    rows = np.array([[0.2, 0.3, 0.5], [0.05, 0.9, 0.05], [0.0, 0.25, 0.75]]).astype(half)
+    wide = rows.astype(np.float32)
+    expected = loss(guesses, wide)
+    assert_same(loss(guesses, rows), expected)
+    if isinstance(loss, (CrossEntropy, CategoricalCrossentropy, CategoricalCrossentropy_v4)):
+        assert_same(loss(guesses, [list(row) for row in rows]), loss(guesses, [row.tolist() for row in wide]))
+    if isinstance(loss, CrossEntropy) and not isinstance(guesses, tuple):
+        assert_same(loss(guesses[0], rows[0]), loss(guesses[0], wide[0]))
+        assert_same(loss([guesses], [rows]), loss([guesses], [wide]))
+    for name in ("torch", "jax"):
+        if importlib.util.find_spec(name):
+            with installed(name) as library:
+                theirs = library.make(wide)
+                theirs = theirs.bfloat16() if name == "torch" else theirs.astype("bfloat16")
+                assert_same(loss(guesses, theirs), expected)
+
+
+def test_rows_of_bfloat16_are_checked() -> None:
+    rows = np.array([[0.5, 2.0, 0.0]] * 3).astype(bfloat16())
+    with pytest.raises(ValueError, match=r"expected truth values in \[0, 1\], got 2.0 in row 0, column 1"):
+        CrossEntropy()(X, rows)
+    with pytest.raises(ValueError, match="a bfloat16 array of shape"):
+        CrossEntropy()(X, rows[:, :2])
+
+
+def test_a_missing_value_that_reads_as_a_negation_is_refused() -> None:
+    message = "missing_value: '!b' reads as the negation of 'b' with neg_prefix '!'"
+    for make, guesses in ((CategoricalCrossentropy, P), (CategoricalCrossentropy_v4, P), (CrossEntropy, X)):
+        with pytest.raises(ConfigError, match=message):
+            make(**ABC, neg_prefix="!", missing_value="!b")(guesses, ["!b", "a", "c"])
+    with pytest.raises(ConfigError, match=message):
+        lossreg.metrics.Accuracy(**ABC, neg_prefix="!", missing_value="!b")(logits=X, labels=["!b", "a", "c"])
+    # "!x" is the negation of nothing
+    assert_same(
+        CrossEntropy(**ABC, neg_prefix="!", missing_value="!x")(X, ["!x", "!a", "c"]),
+        CrossEntropy(**ABC, neg_prefix="!")(X, [None, "!a", "c"]),
+    )
+
+
+def test_the_class_of_a_missing_value_never_occurs() -> None:
+    for missing, labels in (("b", ["a", "b", "c"]), (1, [0, 1, 2]), (1, np.array([0, 1, 2]))):
+        assert_same(CrossEntropy(**ABC, missing_value=missing)(X, labels), CrossEntropy(**ABC)(X, [0, None, 2]))
+
+
+def test_without_a_prefix_no_label_is_negated() -> None:
+    for prefix in (None, ""):
+        loss = CrossEntropy(names=["a", "!a", "c"], neg_prefix=prefix)
+        assert_same(loss(X, ["a", "!a", "c"]), CrossEntropy()(X, [0, 1, 2]))
+
+
+def test_a_name_may_start_with_the_prefix_if_nothing_is_called_like_its_rest() -> None:
+    loss = CrossEntropy(names=["a", "!b", "c"], neg_prefix="!")
+    assert_same(loss(X, ["!a", "!b", "!!b"]), CrossEntropy()(X, [{1, 2}, 1, {0, 2}]))
+
+
+@pytest.mark.parametrize(
+    "label, got",
+    [(10**5000, "an int of 16610 bits"), ("x" * 10**7, r"unknown name 'x+\.\.\.")],
+    ids=["a large id", "a long name"],
+)
+def test_labels_of_any_size_fit_into_an_error(label: Any, got: str) -> None:
+    for labels in ([label, 0, 1], [{label}, {0}, {1}]):
+        with pytest.raises(ValueError, match=got) as caught:
+            CrossEntropy(**ABC)(X, labels)
+        assert len(str(caught.value)) < 200
 
 
 def test_sequences_with_truths_of_different_forms() -> None:
@@ -375,3 +496,41 @@ class _Foreign:
     """Looks like an array of a library that no backend handles."""
 
     dtype, ndim, shape = np.dtype("f4"), 2, (3, 3)
+
+
+MASKED = np.ma.array([0, 1, 2], mask=[False, True, False])
+MASKED_ROWS = np.ma.array(np.eye(3), mask=np.eye(3))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: CrossEntropy()(X, MASKED), lambda: CrossEntropy()(X, list(MASKED_ROWS)), lambda: CrossEntropy()(X, [np.ma.masked, 0, 1]),
+        lambda: CrossEntropy()(X[0], MASKED[1]), lambda: CrossEntropy()(X[0], MASKED_ROWS[0]), lambda: CrossEntropy()(X[None], MASKED_ROWS[None]),
+        lambda: CrossEntropy()([X, X], [MASKED, MASKED]), lambda: CrossEntropy()([X, X], [MASKED_ROWS, MASKED_ROWS]), lambda: CrossEntropy()([X], [[0, MASKED[1], 2]]),
+        lambda: MeanSquaredError()(X, MASKED_ROWS), lambda: MeanSquaredError()(X, list(MASKED_ROWS)), lambda: MeanSquaredError()([X, X], [MASKED_ROWS, X]),
+        lambda: CrossEntropy()(X, [0, 1, 2], mask=MASKED), lambda: MeanSquaredError()(X, X, mask=list(MASKED_ROWS)), lambda: MeanSquaredError()([X], [X], mask=[MASKED_ROWS]),
+        lambda: MeanSquaredError()(X, X, sample_weight=list(MASKED_ROWS)), lambda: lossreg.MultiLabelMargin()(X, np.ma.array([[0, -1, -1]] * 3)),
+        lambda: lossreg.AverageState.from_values(X, mask=MASKED_ROWS), lambda: lossreg.AverageState.from_values(MASKED_ROWS),
+        lambda: lossreg.metrics.Accuracy()(logits=X, labels=[MASKED[1], 0, 1]), lambda: lossreg.metrics.Std()(values=X, mask=MASKED),
+    ],
+)  # fmt: skip
+def test_masked_arrays_never_lose_their_mask(call: Any) -> None:
+    with pytest.raises(ValueError, match="a masked array"):
+        call()
+
+
+def test_lists_that_contain_themselves_are_an_error_in_words() -> None:
+    itself: list[Any] = [0, 1]
+    itself.insert(0, itself)
+    for truths in (itself, [itself, 0, 1], [[itself], 0, 1]):
+        with pytest.raises(ValueError, match="got a list of"):
+            CrossEntropy()(X, truths)
+    for call in (lambda: CrossEntropy()(itself, [0, 1, 2]), lambda: MeanSquaredError()(X, itself)):
+        with pytest.raises(ValueError, match=r"expected .* to be an array, got a list of 3"):
+            call()
+
+
+def test_numbers_in_rows_that_no_float_holds_are_an_error_in_words() -> None:
+    with pytest.raises(ValueError, match="expected truth rows to have 3 numbers each"):
+        CrossEntropy()(X, [[0.5, 10**400, 0.0], [1.0, 0, 0], [1.0, 0, 0]])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import check_unmasked
 from ..checks import OneOf, check_domain, check_shape, describe, fail
 from ..config import register
 from ..interop import foreign_arrays
@@ -89,7 +90,9 @@ class Accuracy(Metric, LabelOptions):
         check_shape(name, "labels", truths, tuple(guesses.shape), "pred_labels")
         if self._kinds(guesses) | self._kinds(truths) == {"ids", "names"}:
             raise fail(name, "labels and pred_labels", "to be all ids or all names, or names to be given", "both kinds")
-        mask = None if mask is None else like(ops.asarray(mask), tuple(guesses.shape))
+        if mask is not None:
+            check_unmasked(name, "mask", mask)
+            mask = like(ops.asarray(mask), tuple(guesses.shape))
         known = self.missing_value is None or truths != self.missing_value
         if truths.dtype == object:
             known = known & np.array([x is not None for x in truths.flat], bool).reshape(truths.shape)
