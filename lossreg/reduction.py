@@ -253,6 +253,8 @@ def _product(ops: Ops, factors: Factors) -> tuple[Array | None, Any]:
             exponent = exponent + shift
         product, shift = _normalized(ops, product)
         exponent = exponent + shift
+    if isinstance(product, np.generic):  # what NumPy makes of arrays without axes
+        product = np.asarray(product)
     return product, exponent
 
 
