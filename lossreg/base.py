@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from .checks import Interval, OneOf, check_domain, check_shape, describe, fail
 from .interop import OURS, foreign_arrays, is_foreign, like
 from .ops import Array, Ops
 from .ops.base import compute_dtype
-from .reduction import NormalizeBy, Reduction, Weights, item_array, weigh
+from .reduction import NormalizeBy, Reduction, Weights, item_array, times_power_of_two, weigh
 from .schema import Configurable
 from .state import LossState
 
@@ -51,10 +52,14 @@ class Truths:
     targets: Any
     present: Array | None = None
     """False where a truth is missing."""
-    counted: Array | None = None
-    """Weight of each item that the formula applies itself and a mean divides by."""
     weight: Array | None = None
-    """Weight of each item that the pipeline applies and a mean does not divide by."""
+    """Weight of each item that comes from its truth, such as that of its class, over 2**`exponent`."""
+    in_formula: bool = False
+    """Whether the formula applies the weight itself. Otherwise it multiplies the values behind the formula."""
+    in_mean: bool = False
+    """Whether a mean divides by the weight, too."""
+    exponent: int = 0
+    """What `weight` and the values lack: formulas compute in float32, where weights of some sizes are no numbers."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,8 @@ class ReducedLoss(Loss):
         sample_weight: factors >= 0 that broadcast to the values; a mean does not divide by them.
         out: array (or tuple of arrays) for the gradient, of the guesses' shape and dtype; `out=guesses` is allowed.
         """
-        state, values, grad = self._run(guesses, truths, mask, sample_weight, out, self._wanted(grad=True))
-        return grad, like(guesses, self._loss(state, values))
+        state, result, grad = self._run(guesses, truths, mask, sample_weight, out, self._wanted(grad=True))
+        return grad, like(guesses, self._loss(state, result))
 
     def get_grad(
         self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None, out: Any = None
@@ -123,8 +128,8 @@ class ReducedLoss(Loss):
 
     def get_loss(self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None) -> Any:
         """The loss: a float (a 0-d array on a GPU), or the values with reduction "none"."""
-        state, values, _ = self._run(guesses, truths, mask, sample_weight, None, self._wanted())
-        return like(guesses, self._loss(state, values))
+        state, result, _ = self._run(guesses, truths, mask, sample_weight, None, self._wanted())
+        return like(guesses, self._loss(state, result))
 
     def get_values(self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None) -> Any:
         """The values before reduction, times their weights; 0 where masked or missing."""
@@ -174,6 +179,9 @@ class ReducedLoss(Loss):
     ) -> tuple[Array | None, Any]:
         """(weighted values or None, their total or None); gradients of the weighted, scaled total go into `out`."""
 
+    def bound_gradients(self, grads: list[Array], weights: Weights) -> None:
+        """Limit the gradients that are returned, with all weights in them. Most losses have no limit."""
+
     @property
     def unscaled(self) -> bool:
         """Whether the loss is its state, and the gradient that of the total."""
@@ -193,10 +201,8 @@ class ReducedLoss(Loss):
     def _wanted(self, grad: bool = False) -> Wanted:
         return _WANTED[self.reduction == "none", grad]
 
-    def _loss(self, state: LossState, values: Any) -> Any:
-        if self.unscaled:
-            return state
-        return values if self.reduction == "none" else state.compute()
+    def _loss(self, state: LossState, result: Any) -> Any:
+        return state if self.unscaled else result
 
     def _run(
         self,
@@ -208,7 +214,7 @@ class ReducedLoss(Loss):
         wanted: Wanted,
         weight: Any = 1.0,
     ) -> tuple[LossState, Any, Any]:
-        """(state, values, gradient), each if it is wanted.
+        """(state, values or loss, gradient), each if it is wanted.
 
         weight: multiplies the gradient; a number, or slopes with respect to the values, arranged as they are.
         """
@@ -225,7 +231,9 @@ class ReducedLoss(Loss):
             raise fail(batch.name, "truths", "to be None", describe(truths))
         if batch.lengths == ():
             batch.unpack("truths", truths if self.truth_inputs else [])
-            nothing = batch.split(ops.xp.zeros(batch.values_shape, batch.arrays[0].dtype))
+            nothing: Any = 0.0
+            if wanted.values:
+                nothing = batch.split(ops.xp.zeros(batch.values_shape, batch.arrays[0].dtype))
             return self.empty(), nothing, batch.restore(batch.gradient_arrays(None, ()))
         check = self.validate == "full" or self.validate == "auto" and not ops.on_device
         if self.flat_masks and isinstance(mask, (np.ndarray, ops.xp.ndarray)) and mask.shape != batch.values_shape:
@@ -233,12 +241,15 @@ class ReducedLoss(Loss):
         mask_array = sample = None
         if mask is not None:
             mask_array = item_array(batch, "mask", mask, upper=1.0, check=check)
-            batch.kept = ops.xp.broadcast_to(mask_array != 0, batch.values_shape)
+            selected = mask_array != 0
+            if mask_array.dtype.kind in "iu":
+                mask_array = selected
+            batch.kept = ops.xp.broadcast_to(selected, batch.values_shape)
         read = self.read_truths(batch, truths, check)
         if sample_weight is not None:
             sample = item_array(batch, "sample_weight", sample_weight, upper=np.inf, check=check)
-        if read.weight is not None:
-            sample = read.weight if sample is None else sample * read.weight
+            if sample.dtype.kind in "iu":
+                sample = sample.astype(np.float64)
         weights = weigh(
             batch,
             self.divided_by(),
@@ -246,10 +257,13 @@ class ReducedLoss(Loss):
             mask=mask_array,
             present=read.present,
             sample_weight=sample,
-            counted=read.counted,
+            weight=read.weight,
+            in_formula=read.in_formula,
+            in_mean=read.in_mean,
+            exponent=read.exponent,
         )
         if self.unscaled or wanted.unscaled:
-            weights.scale = 1.0
+            weights.scale = times_power_of_two(ops, 1.0, weights.exponent)
         if not isinstance(weight, float):
             slopes = batch.join("weight", weight).reshape(batch.values_shape)
             weights.items = slopes if weights.items is None else ops.weighted(slopes, weights.items)
@@ -258,12 +272,54 @@ class ReducedLoss(Loss):
         if check:
             self.check_guesses(batch, weights.items)
         grads = batch.gradient_arrays(out, (guesses, truths, mask, sample_weight)) if wanted.grad else None
-        values, total = self.compute(batch, read, weights, wanted, grads)
+        values, total = self._computed(batch, read, weights, wanted, grads)
+        result = None
         if values is not None:
             with np.errstate(all="ignore"):  # to half precision, too
-                values = batch.split(values.reshape(batch.values_shape).astype(batch.arrays[0].dtype, copy=False))
-        state = LossState(ops.scalar(total) if wanted.total else None, weights.count, parent=self)
-        return state, values, None if grads is None else batch.finish(grads, out)
+                values = times_power_of_two(ops, values.reshape(batch.values_shape), weights.exponent)
+                result = batch.split(values.astype(batch.arrays[0].dtype, copy=False))
+        elif wanted.total:
+            result = weights.loss(ops, ops.scalar(total))
+        true_total = ops.scalar(weights.total(ops, total)) if wanted.total else None
+        state = LossState(true_total, weights.count(ops), parent=self)
+        return state, result, None if grads is None else batch.finish(grads, out)
+
+    def _computed(
+        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, grads: list[Array] | None
+    ) -> tuple[Array | None, Any]:
+        """As `compute`, with a scale of any size."""
+        if grads is None:
+            return self.compute(batch, truths, weights, wanted, None)
+        scale = weights.scale
+        if not isinstance(scale, float):
+            if not isinstance(weights.exponent, int):
+                # its size is on the device: a gradient that would be infinite is large, so that one of 0 stays 0
+                limit = float(np.finfo(compute_dtype(batch.arrays[0].dtype)).max) / 4.0  # items are below 2
+                weights.scale = batch.ops.xp.clip(scale, -limit, limit)
+        elif not (scale == 0.0 or 1e-37 < abs(scale) < 1e38):  # what is not nearly always so
+            dtype = compute_dtype(batch.arrays[0].dtype)
+            limits = np.finfo(dtype)
+            if not limits.tiny <= abs(scale) <= limits.max / 4.0:  # items are below 2
+                return self._computed_wide(batch, truths, weights, wanted, grads)
+        found = self.compute(batch, truths, weights, wanted, grads)
+        self.bound_gradients(grads, weights)
+        return found
+
+    @np.errstate(all="ignore")
+    def _computed_wide(
+        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, grads: list[Array]
+    ) -> tuple[Array | None, Any]:
+        """As `compute`, with a scale that is no number of the dtype to compute in: what it lacks follows in float64."""
+        ops, largest = batch.ops, sys.float_info.max
+        scale = max(-largest, min(weights.scale, largest))
+        weights.scale, exponent = math.frexp(scale)
+        wide = [ops.xp.empty(x.shape, compute_dtype(x.dtype)) for x in grads]
+        found = self.compute(batch, truths, weights, wanted, wide)
+        for target, grad in zip(grads, wide):
+            target[...] = times_power_of_two(ops, grad.astype(np.float64, copy=False), exponent)
+        weights.scale = scale
+        self.bound_gradients(grads, weights)
+        return found
 
     _run_on_ours = foreign_arrays(_run)
 
@@ -316,7 +372,11 @@ class ElementwiseLoss(ReducedLoss):
     ) -> tuple[Array | None, Any]:
         """Hand the formula to the backend."""
         targets = (truths.targets,) if self.truth_inputs else ()
-        others = (*targets, *self.formula_options(batch.ops))
+        options = self.formula_options(batch.ops)
+        if batch.ops.xp.ndarray in map(type, options):
+            dtype = compute_dtype(batch.arrays[0].dtype)
+            options = tuple([_fitting_array(batch.ops, x, dtype) for x in options])
+        others = (*targets, *options)
         return batch.ops.run(
             self.formula,
             batch.arrays,
@@ -328,6 +388,20 @@ class ElementwiseLoss(ReducedLoss):
             total=wanted.total,
             out=out,
         )
+
+
+def fitting(option: float, dtype: Any) -> float:
+    """A positive option as a number of a dtype: at least the smallest normal one, at most the largest."""
+    limits = np.finfo(dtype)
+    return min(max(option, float(limits.tiny)), float(limits.max))
+
+
+def _fitting_array(ops: Ops, options: Any, dtype: Any) -> Any:
+    """An array of options with no number that is infinite in a dtype; what is no array as it is."""
+    if not ops.owns(options):
+        return options
+    largest = float(np.finfo(dtype).max)
+    return ops.xp.clip(options, -largest, largest)
 
 
 @functools.cache

@@ -1,9 +1,13 @@
-"""Mask, present truths and weights -> one weight an item, and the divisor. Both are known before the formula runs."""
+"""Mask, present truths and weights -> one weight per item, and the divisor. Both are known before the formula runs.
+
+Weights may be of any size, and formulas compute in float32. So products of weights are kept as an array times a power
+of two: the largest number of the array lies in [1, 2). Multiplying by a power of two is exact, so the size of all
+weights together changes no digit of a mean.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,22 +15,47 @@ import numpy as np
 
 from .arrays import Batch
 from .checks import Interval, check_domain, describe, fail
-from .ops import Array
+from .ops import Array, Ops
+from .ops.base import is_half
 
-__all__ = ["NormalizeBy", "Reduction", "Weights", "item_array", "weigh"]
+__all__ = ["NormalizeBy", "Reduction", "Weights", "item_array", "power_of_two_of", "times_power_of_two", "weigh"]
 
 Reduction = Literal["mean", "sum", "none", "batch_mean", "weighted_mean", "sequence_mean"]
 NormalizeBy = Literal["mask", "values"]
 
+Factors = tuple[Array | None, ...]
+"""Arrays that broadcast to the values and are multiplied; None for 1."""
+
 
 @dataclass(eq=False)
 class Weights:
-    """What one call weighs: `items` broadcasts to the values (None: all 1), `count` is the divisor (None: a sum)."""
+    """What one call weighs: values times `items` times 2**`exponent`, divided by `divisor` times 2**`divisor_exponent`.
+
+    On a device numbers are 0-d arrays, exponents too; an exponent of 0 that is known without looking is an int.
+    """
 
     items: Array | None
-    count: Any
+    """Broadcasts to the values; None: all 1."""
+    divisor: Any
+    """None: a sum."""
     scale: Any
-    """1 / count, or 0 when nothing was counted."""
+    """What the gradient of the weighted total is multiplied by: 2**(exponent - divisor_exponent) / divisor, or 0."""
+    exponent: Any = 0
+    divisor_exponent: Any = 0
+
+    def count(self, ops: Ops) -> Any:
+        """What a mean divides by; None for a sum."""
+        return None if self.divisor is None else times_power_of_two(ops, self.divisor, self.divisor_exponent)
+
+    def total(self, ops: Ops, total: Any) -> Any:
+        """The sum of the weighted values, of their sum without the power of two."""
+        return times_power_of_two(ops, total, self.exponent)
+
+    def loss(self, ops: Ops, total: Any) -> Any:
+        """The loss, of the same sum. It is divided first: total and count may be too large for a number."""
+        if self.divisor is None:
+            return self.total(ops, total)
+        return times_power_of_two(ops, ops.quotient(total, self.divisor), self.exponent - self.divisor_exponent)
 
 
 def weigh(
@@ -34,72 +63,130 @@ def weigh(
     reduction: Reduction,
     normalize_by: NormalizeBy,
     *,
-    mask: Array | None,
-    present: Array | None,
-    sample_weight: Array | None,
-    counted: Array | None,
+    mask: Array | None = None,
+    present: Array | None = None,
+    sample_weight: Array | None = None,
+    weight: Array | None = None,
+    in_formula: bool = False,
+    in_mean: bool = False,
+    exponent: int = 0,
 ) -> Weights:
     """Combine what the caller and the truths say about items.
 
-    `mask` and `present` select, `sample_weight` multiplies the loss but not the divisor of a mean, and `counted`
-    (the class weight of each item, which the formula applies itself) belongs to the divisor alone.
+    `mask` and `present` select, and `sample_weight` multiplies the loss but not the divisor of a mean. `weight` is that
+    of the class of each item, over 2**exponent: `in_formula` if the formula applies it, `in_mean` if a mean divides by
+    it. An item that is left out has no class: where it belongs to a divisor, its class weighs 1.
     """
-    size = math.prod(batch.values_shape)
-    count: Any
-    if mask is present is sample_weight is counted is None and reduction != "sequence_mean":
-        if reduction in ("sum", "none"):
-            return Weights(None, None, 1.0)
-        count = float(len(batch) if reduction == "batch_mean" else size)
-        return Weights(None, count, 1.0 / count if count else 0.0)
-    present, counted = (None if x is None else x.reshape(batch.values_shape) for x in (present, counted))
-    known = _product(batch, (batch.kept, present))
-    if counted is not None and known is not None:  # the class of an item that is left out is not known
-        counted = batch.ops.xp.where(known, counted, 1.0)
-    kept = _product(batch, (mask, present))
+    ops, shape = batch.ops, batch.values_shape
+    size = math.prod(shape)
+    if mask is present is sample_weight is weight is None and reduction != "sequence_mean":
+        divisor: Any = None
+        if reduction not in ("sum", "none"):
+            divisor = float(len(batch) if reduction == "batch_mean" else size)
+        return _weights(ops, None, exponent, divisor, 0)
+    if present is not None:
+        present = present.reshape(shape)
+    if weight is not None and weight.size == size:
+        weight = weight.reshape(shape)
+    known_weight = _weight_of_the_known(batch, present, weight, exponent)
+    item_factors: Factors = (mask, present, sample_weight, None if in_formula else weight)
+    mean_factors: Factors = (mask, present, None, known_weight if in_mean else None)
+    mean_exponent = exponent if in_mean and weight is not None else 0
     if reduction == "sequence_mean":
-        return _by_sequence(batch, normalize_by, kept, sample_weight, counted)
-    items = _product(batch, (kept, sample_weight))
+        if normalize_by == "values":
+            mean_factors, mean_exponent = (), 0
+        return _by_sequence(batch, normalize_by, item_factors, exponent, mean_factors, mean_exponent)
+    items, items_exponent = _product(ops, item_factors)
+    items_exponent = items_exponent + exponent
     if reduction in ("sum", "none"):
-        count = None
-    elif reduction == "batch_mean":
-        count = float(len(batch))
-    elif reduction == "mean":
-        count = float(size) if normalize_by == "values" else _sum(batch, (kept, counted), size)
+        return _weights(ops, items, items_exponent, None, 0)
+    if reduction == "batch_mean":
+        return _weights(ops, items, items_exponent, float(len(batch)), 0)
+    if reduction == "mean":
+        factors: Factors = mean_factors if normalize_by == "mask" else ()
+        divisor_exponent: Any = mean_exponent if normalize_by == "mask" else 0
     else:
-        count = _sum(batch, (sample_weight, counted, kept if normalize_by == "mask" else None), size)
-    return Weights(items, count, 1.0 if count is None else batch.ops.quotient(1.0, count))
+        chosen = (mask, present) if normalize_by == "mask" else (None, None)
+        factors = (*chosen, sample_weight, known_weight)
+        divisor_exponent = exponent if weight is not None else 0
+    # the same factors make the same product
+    if len(factors) == len(item_factors) and all(a is b for a, b in zip(factors, item_factors)):
+        product, shift = items, items_exponent - exponent
+    else:
+        product, shift = _product(ops, factors)
+    return _weights(ops, items, items_exponent, _sum(ops, product, size), divisor_exponent + shift)
+
+
+def _weights(ops: Ops, items: Array | None, exponent: Any, divisor: Any, divisor_exponent: Any) -> Weights:
+    """The weights with their scale."""
+    scale = 1.0 if divisor is None else ops.quotient(1.0, divisor)
+    scale = times_power_of_two(ops, scale, exponent - divisor_exponent)
+    return Weights(items, divisor, scale, exponent, divisor_exponent)
+
+
+def _weight_of_the_known(batch: Batch, present: Array | None, weight: Array | None, exponent: int) -> Array | None:
+    """Class weights over 2**exponent, and 1 in their place where an item is left out."""
+    known, _ = _product(batch.ops, (batch.kept, present))
+    if weight is None or known is None:
+        return weight
+    return batch.ops.xp.where(known, weight, times_power_of_two(batch.ops, 1.0, -exponent))
 
 
 def _by_sequence(
     batch: Batch,
     normalize_by: NormalizeBy,
-    kept: Array | None,
-    sample_weight: Array | None,
-    counted: Array | None,
+    item_factors: Factors,
+    exponent: int,
+    mean_factors: Factors,
+    mean_exponent: int,
 ) -> Weights:
     """Each item divided by the count of its sequence, and all by the number of sequences that have one.
 
     Sequences are the parts of a list, and the entries of the first axis of other values.
     """
     ops, shape, lengths = batch.ops, batch.values_shape, batch.lengths
-    inside, divisor = math.prod(shape[1:]), _product(batch, (kept, counted))
+    inside = math.prod(shape[1:])
     owner = None if lengths is None else np.repeat(np.arange(len(lengths)), lengths)
-    if normalize_by == "values" or divisor is None:
+    divisors, shift = _product(ops, mean_factors)
+    if divisors is None:
         sizes = np.full(len(batch), float(inside)) if lengths is None else np.array(lengths, float) * inside
-        count: Any = float(len(batch) if normalize_by == "values" else np.count_nonzero(sizes))
+        sequences: Any = float(len(batch) if normalize_by == "values" else np.count_nonzero(sizes))
         counts = ops.asarray(sizes)
     else:
-        rows = ops.xp.broadcast_to(divisor, shape).reshape(shape[0] if shape else 1, inside)
+        rows = ops.xp.broadcast_to(divisors, shape).reshape(shape[0] if shape else 1, inside)
         counts = ops.xp.sum(rows, axis=1, dtype="float64")
         if owner is not None:
             items, counts = counts, ops.xp.zeros(len(batch))
             ops.xp.add.at(counts, ops.asarray(owner), items)
-        count = ops.scalar(ops.xp.sum(counts != 0, dtype="float64"))
-    share = ops.quotient(1.0, counts)
+        # beside the largest weights a smaller one is 0, and 1 divided by it would be infinite
+        counts = ops.xp.where(counts < np.finfo(np.float64).tiny, 0.0, counts)
+        sequences = ops.scalar(ops.xp.sum(counts != 0, dtype="float64"))
+    fraction = ops.quotient(1.0, counts)
     if owner is not None:
-        share = share[ops.asarray(owner)]
-    share = share.reshape((len(share), *(1 for _ in shape[1:]))[: len(shape)])
-    return Weights(_product(batch, (share, kept, sample_weight)), count, ops.quotient(1.0, count))
+        fraction = fraction[ops.asarray(owner)]
+    fraction = fraction.reshape((len(fraction), *(1 for _ in shape[1:]))[: len(shape)])
+    items, items_exponent = _product(ops, (*item_factors, fraction))
+    return _weights(ops, items, items_exponent + exponent - mean_exponent - shift, sequences, 0)
+
+
+def power_of_two_of(largest: float) -> int:
+    """The exponent of the largest power of two up to a number; 0 for 0."""
+    return math.frexp(largest)[1] - 1 if largest > 0 else 0
+
+
+def times_power_of_two(ops: Ops, x: Any, exponent: Any) -> Any:
+    """x * 2**exponent: exact, but where the result is too small or too large for a number."""
+    if isinstance(exponent, int):
+        if exponent == 0:
+            return x
+        if isinstance(x, float):
+            try:
+                return math.ldexp(x, exponent)
+            except OverflowError:
+                return math.copysign(math.inf, x)
+    if not hasattr(x, "dtype"):
+        x = ops.asarray(x, dtype="float64")
+    return ops.xp.ldexp(x, exponent)
 
 
 def item_array(batch: Batch, what: str, value: Any, *, upper: float, check: bool) -> Array:
@@ -120,7 +207,7 @@ def item_array(batch: Batch, what: str, value: Any, *, upper: float, check: bool
     if not batch.ops.owns(value):
         raise fail(batch.name, what, f"to be an array of {batch.ops.library} as the guesses are", describe(value))
     value = batch.ops.asarray(value)
-    if value.dtype.name == "bfloat16":  # which NumPy's functions do not know
+    if is_half(value.dtype):  # a power of two less, it could vanish
         value = value.astype(np.float32)
     if value.dtype.kind not in "fiub":
         raise fail(batch.name, what, "of numbers or bools", describe(value))
@@ -140,9 +227,14 @@ def item_array(batch: Batch, what: str, value: Any, *, upper: float, check: bool
     return value
 
 
-def _product(batch: Batch, factors: Iterable[Array | None]) -> Array | None:
-    """Product of the factors that are there; bools stay bools."""
-    product = None
+def _product(ops: Ops, factors: Factors) -> tuple[Array | None, Any]:
+    """The product of factors as (array, exponent): it is array * 2**exponent. Bools stay bools, with the exponent 0.
+
+    An item that one factor leaves out has no say in the powers of two of the others.
+    """
+    xp = ops.xp
+    product: Array | None = None
+    exponent: Any = 0
     for factor in factors:
         if factor is None:
             continue
@@ -150,15 +242,39 @@ def _product(batch: Batch, factors: Iterable[Array | None]) -> Array | None:
             product = factor
         elif product.dtype.kind == factor.dtype.kind == "b":
             product = product & factor
+        elif product.dtype.kind == "b":
+            product = xp.where(product, factor, 0.0)
+        elif factor.dtype.kind == "b":
+            product = xp.where(factor, product, 0.0)
         else:
-            product = product * factor
-    return product
+            wide = xp.where(product != 0, factor, 0.0).astype(np.float64, copy=False)
+            wide, shift = _normalized(ops, wide)
+            product = product.astype(np.float64, copy=False) * wide
+            exponent = exponent + shift
+        product, shift = _normalized(ops, product)
+        exponent = exponent + shift
+    if isinstance(product, np.generic):  # what NumPy makes of arrays without axes
+        product = np.asarray(product)
+    return product, exponent
 
 
-def _sum(batch: Batch, factors: Iterable[Array | None], size: int) -> Any:
-    """Sum of the factors' product over all values, in float64; a broadcast axis counts as often as it repeats."""
-    product = _product(batch, factors)
+def _normalized(ops: Ops, array: Array) -> tuple[Array, Any]:
+    """(array / 2**exponent, exponent), so that the largest number lies in [1, 2). Bools and zeros stay."""
+    if array.dtype.kind == "b" or not array.size:
+        return array, 0
+    largest = array.max()
+    if not ops.on_device:
+        exponent = power_of_two_of(float(largest))
+        return (array / math.ldexp(1.0, exponent) if exponent else array), exponent
+    wide = ops.xp.where(largest > 0, largest, 1.0).astype(np.float64)
+    mantissa, exponents = ops.xp.frexp(wide)
+    # the mantissa lies in [0.5, 1), so this is the power of two; it is a number also where twice of it is not
+    return array / (wide / (2.0 * mantissa)), exponents - 1
+
+
+def _sum(ops: Ops, product: Array | None, size: int) -> Any:
+    """Sum of a product over all values, in float64; a broadcast axis counts as often as it repeats."""
     if product is None:
         return float(size)
-    total = batch.ops.xp.sum(product, dtype="float64")
-    return batch.ops.scalar(total if product.size == size else total * (size / product.size if product.size else 0.0))
+    total = ops.xp.sum(product, dtype="float64")
+    return ops.scalar(total if product.size == size else total * (size / product.size if product.size else 0.0))

@@ -125,7 +125,7 @@ class CTC(ReducedLoss, WrtOption):
         alignment = _Alignment(asarray(states), asarray(skips), asarray(lengths[0]), asarray(2 * lengths[1]))
         weight = None
         if self.reduction == "mean":
-            weight = asarray(1.0 / np.maximum(lengths[1], 1)).reshape(batch.values_shape)
+            weight = asarray(1.0 / np.maximum(lengths[1], 1))
         return Truths(alignment, weight=weight)
 
     def _targets(self, batch: Batch, truths: Any, frames: int, n: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -202,7 +202,8 @@ class CTC(ReducedLoss, WrtOption):
         slopes = None
         if out is not None:
             slopes = xp.ones(n) * weights.scale
-            slopes = ops.weighted(slopes, None if items is None else items.reshape(n))
+            if items is not None:
+                slopes = ops.weighted(slopes, xp.broadcast_to(items, batch.values_shape).reshape(n))
         likelihood = ops.align(
             batch.arrays[0],
             alignment.states,

@@ -153,16 +153,18 @@ class MultiLabelSoftMargin(RowLoss, NameOptions):
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """Rows of numbers in [0, 1]."""
         (x,) = batch.arrays
+        _, exponent = class_weights(batch, self.class_weight)
         if isinstance(truths, (set, frozenset)) or isinstance(truths, (list, tuple)) and not _has_floats(truths):
             targets = self.labels.read_multi(batch, truths)
-            return Truths(targets.members(batch.columns).astype(compute_dtype(x.dtype)), targets.present)
+            members = targets.members(batch.columns).astype(compute_dtype(x.dtype))
+            return Truths(members, targets.present, exponent=exponent)
         truths = batch.real("truths", truths)
         check_shape(batch.name, "truths", truths, batch.shape, "guesses")
         rows = truths.reshape(x.shape)
         if check:
             kept = None if batch.kept is None else batch.kept.ravel()[:, None]
             check_domain(batch.ops, batch.name, "truth values", rows, Interval(0.0, 1.0), kept, batch.place)
-        return Truths(batch.ops.asarray(rows, dtype=compute_dtype(x.dtype)))
+        return Truths(batch.ops.asarray(rows, dtype=compute_dtype(x.dtype)), exponent=exponent)
 
     @staticmethod
     def formula(xp: Any, x: Any, truth: Any, share: Any) -> tuple[Any, ...]:
@@ -172,7 +174,7 @@ class MultiLabelSoftMargin(RowLoss, NameOptions):
 
     def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
         """Truths, and the share of each class in the mean."""
-        weight, classes = class_weights(batch, self.class_weight), batch.columns
+        (weight, _), classes = class_weights(batch, self.class_weight), batch.columns
         return truths.targets, 1.0 / classes if weight is None else (weight / classes)[None, :]
 
 

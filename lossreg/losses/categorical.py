@@ -97,27 +97,30 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """Targets, with smoothing and class weights applied to rows of probabilities."""
         targets = self.labels.read(batch, truths, check)
-        weight = class_weights(batch, self.class_weight)
+        weight, exponent = class_weights(batch, self.class_weight)
         if targets.rows is None:
-            return Truths(targets, targets.present, None if weight is None else targets.mean_weight(weight))
+            row_weight = None if weight is None else targets.mean_weight(weight)
+            # with smoothing a row has terms of all classes, of which each has its own weight
+            in_formula = self.label_smoothing > 0
+            return Truths(targets, targets.present, row_weight, in_formula, in_mean=True, exponent=exponent)
         rows = targets.rows
         if self.label_smoothing:
             rows = rows * (1.0 - self.label_smoothing) + self.label_smoothing / batch.columns
         if weight is not None:
             rows = rows * weight.astype(rows.dtype)
-        return Truths(Targets(batch.ops, rows=rows, present=targets.present), targets.present)
+        targets = Targets(batch.ops, rows=rows, present=targets.present)
+        return Truths(targets, targets.present, exponent=exponent)
 
     formula = staticmethod(softmax_cross_entropy)
 
     def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
         """Targets, with smoothing as one coefficient for each class."""
         classes, e = batch.columns, self.label_smoothing
-        smoothing = None
-        target_weight: Any = truths.counted
-        if e:
-            weight = class_weights(batch, self.class_weight)
-            smoothing = (batch.ops.xp.ones(classes) if weight is None else weight) * (e / classes)
-            target_weight = 1 - e if target_weight is None else target_weight * (1 - e)
+        if not e:
+            return target_arguments(batch.ops, truths.targets, classes, None, None)
+        weight, _ = class_weights(batch, self.class_weight)
+        smoothing = (batch.ops.xp.ones(classes) if weight is None else weight) * (e / classes)
+        target_weight: Any = 1 - e if truths.weight is None else truths.weight * (1 - e)
         return target_arguments(batch.ops, truths.targets, classes, target_weight, smoothing)
 
     def compute(
@@ -170,15 +173,15 @@ class NLL(RowLoss, NameOptions):
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """Ids, and the class weight of each row."""
         targets = self.labels.read_ids(batch, truths, check)
-        weight = class_weights(batch, self.class_weight)
-        return Truths(targets.ids, targets.present, None if weight is None else weight[targets.indices])
+        weight, exponent = class_weights(batch, self.class_weight)
+        row_weight = None if weight is None else weight[targets.indices]
+        return Truths(targets.ids, targets.present, row_weight, in_mean=True, exponent=exponent)
 
     @staticmethod
-    def formula(xp: Any, x: Any, ids: Any, weight: Any) -> tuple[Any, ...]:
+    def formula(xp: Any, x: Any, ids: Any) -> tuple[Any, ...]:
         """One number a row."""
-        value = xp.where(weight == 0.0, 0.0, -weight * xp.pick(x, ids))
-        return value, xp.where(xp.columns(x) == ids, -weight, 0.0)
+        return -xp.pick(x, ids), xp.where(xp.columns(x) == ids, -1.0, 0.0)
 
     def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
-        """Ids and their weights."""
-        return truths.targets, 1.0 if truths.counted is None else truths.counted
+        """Ids."""
+        return (truths.targets,)

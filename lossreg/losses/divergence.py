@@ -43,4 +43,6 @@ class KLDivergence(ElementwiseLoss):
         """Value and slope."""
         prob, log_prob = (xp.exp(truth), truth) if log_target else (truth, xp.log(truth))
         nothing = xp.where(xp.isnan(guess), guess, 0.0)  # a NaN stays
-        return xp.where(prob == 0.0, nothing, prob * (log_prob - guess)), -prob
+        difference = log_prob - guess
+        # e^t may be infinite where both logarithms are the same
+        return xp.where((prob == 0.0) | (difference == 0.0), nothing, prob * difference), -prob

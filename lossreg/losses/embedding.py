@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, Gt, Le
 
 from ..arrays import Batch, Layout
-from ..base import CoupledLoss, RowLoss, Truths
+from ..base import CoupledLoss, RowLoss, Truths, fitting
 from ..checks import OneOf, check_domain, check_shape, fail
 from ..config import register
 from ..ops import Array
@@ -236,6 +236,13 @@ class TripletMargin(_PairLoss):
         xp: Any, anchor: Any, positive: Any, negative: Any, margin: Any, eps: Any, p: float, swap: bool
     ) -> tuple[Any, ...]:
         """Two distances or three, and the hinge between them."""
+        shrink = 1.0
+        if p:
+            # two distances that overflow have no difference: rows of large numbers shrink, which is exact
+            largest = xp.row_max(xp.maximum(xp.maximum(abs(anchor), abs(positive)), abs(negative)))
+            shrink = xp.where(largest > 1e30, 2.0**-40, 1.0)
+            anchor, positive, negative = anchor * shrink, positive * shrink, negative * shrink
+            margin, eps = margin * shrink, eps * shrink
         near, d_near = _distance(xp, anchor, positive, p, eps)
         far, d_far = _distance(xp, anchor, negative, p, eps)
         d_other = 0.0
@@ -246,7 +253,7 @@ class TripletMargin(_PairLoss):
             d_far, d_other = d_far * share, d_other * (1.0 - share)
         gap = margin + near - far
         slopes = (d_near - d_far, -d_near - d_other, d_far + d_other)
-        return xp.maximum(gap, 0.0), *(xp.where(gap < 0.0, 0.0, slope) for slope in slopes)
+        return xp.maximum(gap, 0.0) / shrink, *(xp.where(gap < 0.0, 0.0, slope) for slope in slopes)
 
     def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
         """The hinge, and what is added to differences."""
@@ -262,7 +269,7 @@ def _distance(xp: Any, a: Any, b: Any, p: float, eps: Any) -> tuple[Any, Any]:
     r = a - b + eps
     size = abs(r)
     if not p:
-        return xp.row_sum(xp.sign(size)), 0.0 * size
+        return xp.row_sum(xp.sign(size)), xp.where(xp.isnan(size), size, 0.0)
     if p == 1:
         return xp.row_sum(size), xp.sign(r)
     largest, scaled = _scaled(xp, size)
@@ -323,7 +330,8 @@ class InfoNCE(CoupledLoss):
         """Cosines of all pairs, and softmax cross-entropy on the diagonal."""
         ops = batch.ops
         (q, q_norm), (k, k_norm) = (_unit(ops.xp, x) for x in arrays)
-        logits = (q @ k.T) / self.temperature
+        temperature = fitting(self.temperature, q.dtype)
+        logits = (q @ k.T) / temperature
         if kept is not None:
             others = kept[None, :] | (ops.xp.arange(len(kept))[:, None] == ops.xp.arange(len(kept))[None, :])
             logits = ops.xp.where(others, logits, logits.dtype.type(-float("inf")))
@@ -333,7 +341,7 @@ class InfoNCE(CoupledLoss):
         values: Any = ops.run(softmax_cross_entropy, [logits], arguments, None, 1.0, **options)[0]
 
         def backprop(d_values: Array) -> tuple[Array, ...]:
-            d_cosine = slope * (d_values[:, None] / self.temperature)
+            d_cosine = slope * (d_values[:, None] / temperature)
             return _unit_backprop(q, q_norm, d_cosine @ k), _unit_backprop(k, k_norm, d_cosine.T @ q)
 
         return values.ravel(), backprop

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
+import numpy as np
 from annotated_types import Ge
 
 from ..arrays import Batch
 from ..checks import fail
 from ..ops import Array
+from ..reduction import power_of_two_of
 from ..schema import Configurable, Problem
 from ..truths import label_problems
 
@@ -46,11 +49,16 @@ class LabelOptions(Configurable):
         yield from label_problems(self.names, self.neg_prefix)
 
 
-def class_weights(batch: Batch, weight: ClassWeight) -> Array | None:
-    """Class weights as an array of the batch's backend, one for each class."""
+def class_weights(batch: Batch, weight: ClassWeight) -> tuple[Array | None, int]:
+    """(class weights over 2**exponent as an array of the batch's backend, exponent); the largest lies in [1, 2).
+
+    So formulas can compute with them in float32, however large or small all of them are.
+    """
     if weight is None:
-        return None
+        return None, 0
     classes = batch.columns
     if len(weight) != classes:
         raise fail(batch.name, "class_weight", f"one for each class of guesses, {classes}", f"{len(weight)} values")
-    return batch.ops.asarray(weight, dtype="float64")
+    array = np.asarray(weight, np.float64)
+    exponent = power_of_two_of(float(array.max()))
+    return batch.ops.asarray(array / math.ldexp(1.0, exponent)), exponent

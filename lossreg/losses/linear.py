@@ -106,8 +106,11 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
         """Value of a row of x W^T, and its slope."""
         logits, curve = x if bias is None else x + bias, 1.0
         if cap is not None:
-            capped = xp.tanh(logits / cap)
-            logits, curve = cap * capped, 1.0 - capped * capped
+            ratio = logits / cap
+            capped = xp.tanh(ratio)
+            # beside a large cap the ratio is nearly 0 and has few digits; there, tanh changes none of the logit's
+            logits = xp.where(abs(ratio) < 1e-9, logits, cap * capped)
+            curve = 1.0 - capped * capped
         value, slope = softmax_cross_entropy(xp, logits, ids, members, dense, a, s, spread)
         if z is not None:
             peak, _, e, rest = log_sum_parts(xp, logits)
@@ -141,11 +144,11 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
             if kept is not None:  # their slopes are 0, but 0 times what they hold need not be
                 rows = xp.where(kept, rows, dtype.type(0))
             xp.matmul(rows, weight.T, out=logits)
-            counted = None if truths.counted is None else truths.counted[block]
+            row_weight = None if truths.weight is None else truths.weight[block]
             found, sum_ = ops.run(
                 self.formula,
                 [logits],
-                (*self.arguments(batch, Truths(truths.targets[block], counted=counted)), *more),
+                (*self.arguments(batch, Truths(truths.targets[block], weight=row_weight)), *more),
                 None if items is None else items[block],
                 weights.scale,
                 rows=True,

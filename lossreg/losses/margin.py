@@ -107,10 +107,9 @@ class MultiMargin(RowLoss, NameOptions):
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """Ids, and the class weight of each row, which a mean does not divide by."""
         targets = self.labels.read_ids(batch, truths, check)
-        weight = class_weights(batch, self.class_weight)
-        if weight is not None:
-            weight = weight[targets.indices].reshape(batch.values_shape)
-        return Truths(targets.ids, targets.present, weight=weight)
+        weight, exponent = class_weights(batch, self.class_weight)
+        row_weight = None if weight is None else weight[targets.indices]
+        return Truths(targets.ids, targets.present, row_weight, exponent=exponent)
 
     @staticmethod
     def formula(xp: Any, x: Any, ids: Any, margin: Any, classes: Any, p: int) -> tuple[Any, ...]:

@@ -136,17 +136,25 @@ class PoissonNLL(ElementwiseLoss):
     @staticmethod
     def formula(xp: Any, guess: Any, truth: Any, log_input: Any, full: Any, eps: Any) -> tuple[Any, ...]:
         """Value and slope."""
-        if log_input:
-            rate = xp.exp(guess)
-            value = rate - xp.where(truth == 0.0, 0.0, truth * guess)  # no 0 * -inf
-            slope = rate - truth
-        else:
-            value = guess - truth * xp.log(guess + eps)
-            slope = 1.0 - truth / (guess + eps)
+        log_rate = guess if log_input else xp.log(guess + eps)
+        # what a count is multiplied by; t log t - t belongs to it: taken apart both could be infinite
+        per_count = log_rate
         if full:
             large = xp.maximum(truth, 1.0)
-            stirling = large * xp.log(large) - large + 0.5 * xp.log(6.283185307179586 * large)
-            value = value + xp.where(truth > 1.0, stirling, 0.0)
+            per_count = xp.where(truth > 1.0, log_rate + (1.0 - xp.log(large)), log_rate)
+        counted = xp.where(truth == 0.0, 0.0, truth * per_count)  # no 0 * -inf
+        if log_input:
+            rate = xp.exp(guess)
+            # beyond e^80 a rate could be infinite beside a count that is, too: its root is taken out of both
+            root = xp.exp(0.5 * guess)
+            far = guess > 80.0
+            value = xp.where(far, root * (root - truth / root * xp.minimum(per_count, 1e30)), rate - counted)
+            slope = xp.where(far, root * (root - truth / root), rate - truth)
+        else:
+            value = guess - counted
+            slope = 1.0 - truth / (guess + eps)
+        if full:
+            value = value + xp.where(truth > 1.0, 0.9189385332046727 + 0.5 * xp.log(large), 0.0)
         return value, slope
 
 

@@ -110,8 +110,8 @@ class Sequence(ReducedLoss):
     def _wanted(self, grad: bool = False) -> Wanted:
         return self.calculator._wanted(grad)
 
-    def _loss(self, state: LossState, values: Any) -> Any:
-        return self.calculator._loss(state, values)
+    def _loss(self, state: LossState, result: Any) -> Any:
+        return self.calculator._loss(state, result)
 
     @foreign_arrays
     def _run(
@@ -140,11 +140,11 @@ class Sequence(ReducedLoss):
             padding.beside("sample_weight", sample_weight, broadcast=True),
         )
         weight = padding.beside("weight", weight, broadcast=False)
-        state, values, grad = run(flat if batch.is_tuple else flat[0], *beside, None, wanted, weight)
+        state, result, grad = run(flat if batch.is_tuple else flat[0], *beside, None, wanted, weight)
         if wanted.grad:
             grads = [padding.padded(x.data) for x in (grad if batch.is_tuple else (grad,))]
             grad = batch.finish(grads, out)
-        return state, padding.padded(values.data) if wanted.values else None, grad
+        return state, padding.padded(result.data) if wanted.values else result, grad
 
     def _padding(self, batch: Batch, beside: dict[str, Any]) -> _Padding:
         """The sizes of padded guesses, and the lengths of what lies beside them."""

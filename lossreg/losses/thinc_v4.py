@@ -12,9 +12,8 @@ from ..arrays import Batch
 from ..base import RowLoss, Truths
 from ..checks import Interval, check_domain
 from ..config import register
-from ..ops import Array
-from ..ops.base import compute_dtype
-from ..reduction import Reduction
+from ..ops import Array, get_ops
+from ..reduction import Reduction, Weights
 from ..targets import Targets
 from ..truths import Labels
 from .labels import ClassWeight, LabelOptions, class_weights
@@ -66,11 +65,15 @@ class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the ver
         """Targets, with class weights applied to rows of probabilities."""
         targets = self.labels.read(batch, truths, check)
         check_smoothing(batch, self.label_smoothing, targets)
-        weight = class_weights(batch, self.class_weight)
+        weight, exponent = class_weights(batch, self.class_weight)
         if targets.rows is None:
-            return Truths(targets, targets.present, None if weight is None else targets.mean_weight(weight))
+            row_weight = None if weight is None else targets.mean_weight(weight)
+            # with smoothing a row has terms of all classes, of which each has its own weight
+            in_formula = self.label_smoothing > 0
+            return Truths(targets, targets.present, row_weight, in_formula, in_mean=True, exponent=exponent)
         rows = targets.rows if weight is None else targets.rows * weight.astype(targets.rows.dtype)
-        return Truths(Targets(batch.ops, rows=rows, present=targets.present), targets.present)
+        targets = Targets(batch.ops, rows=rows, present=targets.present)
+        return Truths(targets, targets.present, exponent=exponent)
 
     def check_guesses(self, batch: Batch, items: Array | None) -> None:
         """Kept rows lie in [0, 1], and sum to 1 where the gradient takes that for granted."""
@@ -88,23 +91,36 @@ class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the ver
         """Targets, with smoothing as one coefficient for each class, and the limits of the dtype."""
         (x,) = batch.arrays
         classes = batch.columns
-        target_weight: Any = truths.counted
+        target_weight: Any = None
         smoothing = None
         if self.label_smoothing:
             share = self.label_smoothing * classes / max(classes - 1, 1)
-            weight = class_weights(batch, self.class_weight)
+            weight, _ = class_weights(batch, self.class_weight)
             smoothing = (batch.ops.xp.ones(classes) if weight is None else weight) * (share / classes)
-            target_weight = 1 - share if target_weight is None else target_weight * (1 - share)
-        limits = np.finfo(np.float16 if x.dtype.name == "float16" else compute_dtype(x.dtype))
-        return (
-            *target_arguments(batch.ops, truths.targets, classes, target_weight, smoothing),
-            float(limits.tiny),
-            float(limits.max),
-        )
+            target_weight = 1 - share if truths.weight is None else truths.weight * (1 - share)
+        least, most = _limits(x.dtype)
+        return (*target_arguments(batch.ops, truths.targets, classes, target_weight, smoothing), least, most)
+
+    def bound_gradients(self, grads: list[Array], weights: Weights) -> None:
+        """With wrt "probs", the largest number of the dtype is the end also where weights multiply the slope."""
+        unweighted = weights.items is None and isinstance(weights.scale, float) and abs(weights.scale) <= 1.0
+        if self.wrt == "logits" or unweighted:
+            return
+        (grad,) = grads
+        xp, most = get_ops(grad).xp, grad.dtype.type(_limits(grad.dtype)[1])
+        grad[...] = xp.minimum(xp.maximum(grad, -most), most)
 
     def static(self) -> tuple[Any, ...]:
         """Whether the slope is that in the logits."""
         return (self.wrt == "logits",)
+
+
+def _limits(dtype: Any) -> tuple[float, float]:
+    """The smallest normal number of a dtype, and the largest."""
+    if dtype.name == "bfloat16":  # NumPy does not know it
+        return 2.0**-126, (2.0 - 2.0**-7) * 2.0**127
+    limits = np.finfo(dtype)
+    return float(limits.tiny), float(limits.max)
 
 
 @register("SequenceCategoricalCrossentropy.v4")
