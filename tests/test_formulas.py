@@ -136,7 +136,9 @@ def test_an_out_of_another_shape_is_refused(ops: Any, shape: tuple[int, ...]) ->
 @pytest.mark.parametrize("shape", [(5, 3), (6,), (2, 6, 3)], ids=str)
 def test_arrays_that_do_not_broadcast_are_refused(ops: Any, shape: tuple[int, ...]) -> None:
     formula = lambda xp, x, t: (x - t, 1.0)  # noqa: E731
-    with pytest.raises(ValueError, match=r"expected argument 2 to broadcast to \(6, 3\), as the guesses are, got shape"):
+    with pytest.raises(
+        ValueError, match=r"expected argument 2 to broadcast to \(6, 3\), as the guesses are, got shape"
+    ):
         run(ops, formula, np.ones((6, 3)), np.ones(shape))
 
 
@@ -287,7 +289,9 @@ def test_an_argument_that_is_none_of_the_kinds(ops: Any) -> None:
 @pytest.mark.parametrize("weight", [2, np.array(2), np.array(2, np.uint8), True, 0.5])
 def test_one_number_with_a_mask_and_a_weight(ops: Any, weight: Any) -> None:
     with lossreg.use_ops(ops):
-        grad, value = lossreg.MeanSquaredError()(np.array(3.0), np.array(1.0), mask=np.array(True), sample_weight=weight)
+        grad, value = lossreg.MeanSquaredError()(
+            np.array(3.0), np.array(1.0), mask=np.array(True), sample_weight=weight
+        )
     assert (float(grad), value) == (4.0 * float(weight), 4.0 * float(weight))
 
 
@@ -295,8 +299,12 @@ def test_one_number_with_a_mask_and_a_weight(ops: Any, weight: Any) -> None:
 
 
 @each_backend
-@pytest.mark.parametrize("option, acts_as", [(1e-300, 2.0**-126), (1e300, 3.4028234663852886e38), (-1e-300, -(2.0**-126))])
-def test_an_option_that_float32_cannot_hold_counts_as_the_nearest_number(ops: Any, option: float, acts_as: float) -> None:
+@pytest.mark.parametrize(
+    "option, acts_as", [(1e-300, 2.0**-126), (1e300, 3.4028234663852886e38), (-1e-300, -(2.0**-126))]
+)
+def test_an_option_that_float32_cannot_hold_counts_as_the_nearest_number(
+    ops: Any, option: float, acts_as: float
+) -> None:
     values = run(ops, lambda xp, x, p: (p / p * x, p * x), np.ones(3, np.float32), option)
     np.testing.assert_array_equal(values[0], 1.0)
     np.testing.assert_array_equal(values[2][0], np.float32(acts_as))

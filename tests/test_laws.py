@@ -457,7 +457,10 @@ def test_formula_runs_on_the_array_api_standard(row: Row, rng: Any) -> None:
     guesses, truths = row.sample(rng, 20)
     options = loss.formula_options(lossreg.NumpyOps())
     inputs = [x for x in (*(guesses if isinstance(guesses, tuple) else (guesses,)), truths) if x is not None]
-    arguments = [*inputs, *(np.broadcast_to(o, inputs[0].shape).copy() if isinstance(o, np.ndarray) else o for o in options)]
+    arguments = [
+        *inputs,
+        *(np.broadcast_to(o, inputs[0].shape).copy() if isinstance(o, np.ndarray) else o for o in options),
+    ]
     array = ArrayArgument(ELEMENT, "f")
     kinds = [array if isinstance(x, np.ndarray) else float if isinstance(x, float) else constant(x) for x in arguments]
     _, results = trace(loss.formula, kinds, rows=False)

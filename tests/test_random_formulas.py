@@ -22,7 +22,12 @@ try:
 except ImportError:
     BACKENDS = [get_ops("numpy")]
 
-ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+}
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
 }  # fmt: skip
@@ -69,7 +74,11 @@ def leaf(rng: Any, rows: bool) -> Tree:
 def condition(rng: Any, depth: int, rows: bool) -> Tree:
     """A tree of bools. What is compared is exact, so that no last bit turns it over."""
     if depth <= 0 or rng.random() < 0.6:
-        return (str(rng.choice(list(COMPARISONS))), expression(rng, min(depth, 2), rows, True), expression(rng, 1, rows, True))
+        return (
+            str(rng.choice(list(COMPARISONS))),
+            expression(rng, min(depth, 2), rows, True),
+            expression(rng, 1, rows, True),
+        )
     if rng.random() < 0.3:
         return ("~", condition(rng, depth - 1, rows))
     return (str(rng.choice(list(LOGIC))), condition(rng, depth - 1, rows), condition(rng, depth - 1, rows))
@@ -198,7 +207,9 @@ def function(op: str, v: Any, e: Any) -> Bounded:
         "log": lambda: 1.0 / near, "log1p": lambda: 1.0 / (1.0 + near), "sqrt": lambda: 0.5 / np.sqrt(near),
     }  # fmt: skip
     slope = slopes[op]()
-    slope = np.where(e == 0.0, 0.0, np.where(slope >= 0.0, slope, np.inf))  # the error reaches past the end of the domain
+    slope = np.where(
+        e == 0.0, 0.0, np.where(slope >= 0.0, slope, np.inf)
+    )  # the error reaches past the end of the domain
     return Bounded.rounded(value, slope * e, 4.0)
 
 
@@ -220,7 +231,9 @@ def check(seed: int, rows: bool, dtype: str) -> None:
     rng = np.random.default_rng(seed)
     shape = (int(rng.integers(1, 9)), int(rng.integers(1, 40)))
     trees = [expression(rng, 4, rows) for _ in range(2)]
-    x, t, shared = (rng.normal(size=s).astype(dtype) * rng.choice([0.1, 1.0, 20.0]) for s in (shape, shape, (1, shape[1])))
+    x, t, shared = (
+        rng.normal(size=s).astype(dtype) * rng.choice([0.1, 1.0, 20.0]) for s in (shape, shape, (1, shape[1]))
+    )
     x, t, shared = (np.asarray(v, dtype) for v in (x, t, shared))
     option, of_row_ = float(np.float32(rng.normal())), rng.normal(size=shape[0]).astype(dtype)
     ids = rng.integers(0, shape[1], shape[0])
@@ -232,11 +245,15 @@ def check(seed: int, rows: bool, dtype: str) -> None:
     if rows:
         value = want[0]
         ones = np.ones(shape)
-        want[0] = of_row("row_sum", value.value * ones, value.error * ones + float(Bounded.dtype.eps) * abs(value.value))
+        want[0] = of_row(
+            "row_sum", value.value * ones, value.error * ones + float(Bounded.dtype.eps) * abs(value.value)
+        )
     before = [np.copy(v) for v in (x, *others)]
     for ops in BACKENDS:
         out = [np.empty_like(x)]
-        values, _ = ops.run(as_formula(trees, rows), (x,), others, None, 1.0, rows=rows, values=True, total=False, out=out)
+        values, _ = ops.run(
+            as_formula(trees, rows), (x,), others, None, 1.0, rows=rows, values=True, total=False, out=out
+        )
         for got, expected in zip((values, out[0]), want):
             compare(got.astype(np.float64), expected, dtype)
     for array, copy in zip((x, *others), before):

@@ -156,11 +156,11 @@ def begin_call() -> tuple[Any, Any]:
 def test_nobody_helps_before_and_after_a_call() -> None:
     machine, call = begin_call()
     machine.help(call, 1)
-    assert list(call)[0] == call[ENTERED] == 0
+    assert call[0] == call[ENTERED] == 0
     call[ENTERED] = 1  # the caller sees somebody and ends
     machine.run(call, None)
     machine.help(call, 1)
-    assert list(call)[0] == 0
+    assert call[0] == 0
     assert call[ENTERED] == 1
 
 
@@ -181,7 +181,7 @@ def test_a_call_returns_when_every_helper_has_left() -> None:
     caller.join(30)
     helper.join(30)
     assert not caller.is_alive()
-    assert list(call)[0] == 0
+    assert call[0] == 0
 
 
 @pytest.mark.parametrize("count", [0, -1, True, 2.0, "2", None])

@@ -87,7 +87,7 @@ def _read(place: _Place) -> Any:
 
 @functools.lru_cache(maxsize=4096)
 def _places(formula: Callable[..., Any]) -> tuple[_Place, ...]:
-    """Where a formula reads plain values and functions: globals and cells, also those of the functions that it calls."""
+    """Where a formula reads plain values and functions: globals and cells, also those of functions that it calls."""
     places: list[_Place] = []
     seen: set[Any] = set()
     left = [formula]

@@ -1,7 +1,7 @@
 """A graph run on arrays, operation by operation: what backends without a compiler do.
 
-Elements are computed in the dtype of the call. What belongs to a row or to the call is computed in float64, and elements
-get it with a single rounding. Compiled code does the same, so a formula means the same everywhere.
+Elements are computed in the dtype of the call. What belongs to a row or to the call is computed in float64, and
+elements get it with a single rounding. Compiled code does the same, so a formula means the same everywhere.
 """
 
 from __future__ import annotations

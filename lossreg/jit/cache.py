@@ -1,9 +1,9 @@
 """Compiled code on disk: read from and written to a folder that nobody but its owner can write to.
 
 What is read here is executed. A digest finds damage, and no more: whoever can write a file can write its digest. So a
-folder or a file that belongs to somebody else, or that others may write to, is not used. Where the system has owners of
-files, the folder is opened and looked at, and files are named relative to what was opened: nobody can put another folder
-in its place in between.
+folder or a file that belongs to somebody else, or that others may write to, is not used. Where files have owners, the
+folder is opened and looked at, and files are named relative to what was opened: nobody can put another folder in its
+place in between.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class CodeCache:
         problem, self.problem = self.problem, ""
         if problem:
             advice = "set LOSSREG_CACHE_DIR to a folder of your own, or to nothing to keep none"
-            warnings.warn(f"lossreg: compiled code is not kept on disk: {problem} ({advice})", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"lossreg: compiled code is not kept on disk: {problem} ({advice})", RuntimeWarning, stacklevel=2
+            )
 
     def _stop(self, error: OSError) -> None:
         """Use the folder no more."""

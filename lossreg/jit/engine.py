@@ -1,7 +1,7 @@
 """LLVM text -> machine code, kept on disk by its content.
 
-Everything here that calls llvmlite is undisturbed work: an exception that a signal handler raises inside of llvmlite would
-leave its lock taken for ever. That includes the import of this module and the end of machine code that nobody needs.
+Everything here that calls llvmlite is undisturbed work: an exception that a signal handler raises inside of llvmlite
+would leave its lock taken for ever. That includes the import of this module and the end of unused machine code.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class _InUse(weakref.ref[Machine]):
 _in_use: dict[str, _InUse] = {}
 """Machine code by the name of its text."""
 
-_unused: collections.deque[Any] = collections.deque()
-"""References to machine code that nobody needs any more. They are added by one call of C, and taken away by the next work:
-an engine ends by a call of llvmlite."""
+_unused: collections.deque[_InUse] = collections.deque()
+"""References to machine code that nobody needs any more. They are added by one call of C, and taken away by the next
+work: an engine ends by a call of llvmlite."""
 
 
 def compiled(body: str) -> Machine:
@@ -111,8 +111,9 @@ def _loaded(name: str, code: bytes) -> Machine:
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     machine = Machine(*(engine.get_function_address(f"lossreg_{name}_{entry}") for entry in ("run", "help")))
-    reference = _in_use[name] = _InUse(machine, _unused.append)
+    reference = _InUse(machine, _unused.append)  # it is called with the reference itself
     reference.name, reference.engine = name, engine
+    _in_use[name] = reference
     return machine
 
 

@@ -100,8 +100,8 @@ class _Function:
         code.add("done:")
         if self.picks:
             outside = code.value(f"load i64, ptr {self.outside}")
-            place = code.value(f"getelementptr i64, ptr %call, i64 {OUTSIDE}")
-            code.value(f"atomicrmw or ptr {place}, i64 {outside} monotonic")
+            report = code.value(f"getelementptr i64, ptr %call, i64 {OUTSIDE}")
+            code.value(f"atomicrmw or ptr {report}, i64 {outside} monotonic")
         code.add("  ret void")
         top = ["define internal void @body(ptr noalias %call, ptr noalias %scratch) noinline {", "entry:", *code.slots]
         return "\n".join([*sorted(code.declared), *top, *code.lines, "}"]) + "\n"
@@ -260,7 +260,6 @@ class _Function:
         """What is known of the row, or of the call."""
         if x.key in self.known:
             return self.known[x.key]
-        code = self.code
         if x.op == "input":
             base = self.pointers[list(self.arrays).index(x.args[0])]
             found = self.row_lanes.load(self.arrays[x.args[0]].dtype, x.kind, base)
@@ -315,7 +314,7 @@ class _Function:
 
     def picked_value(self, pick: Symbol) -> str:
         """An expression of elements at an index, as a row's number: NaN (or False) where there is no such element."""
-        code, lanes, index = self.code, self.element_lanes, pick.args[1]
+        lanes, index = self.element_lanes, pick.args[1]
 
         def element(x: Symbol) -> str:
             if x.rank != ELEMENT:
@@ -329,7 +328,7 @@ class _Function:
         if pick.kind == "b":
             return self.row_lanes.logical("and", found, inside)
         if lanes.bits == 32:
-            found = code.value(f"fpext float {found} to double")
+            found = self.code.value(f"fpext float {found} to double")
         return self.row_lanes.where(inside, found, self.row_lanes.const(float("nan")))
 
     def compute(self, lanes: Lanes, x: Symbol, value) -> str:  # type: ignore[no-untyped-def]

@@ -34,7 +34,9 @@ def padded_width(width: int, vector_bytes: int) -> int:
 
 def _apply(lanes: MathLanes, formula: Callable[..., Any], *values: tuple[str, str]) -> str:
     """A formula of elements on values of lanes, given as (kind, value)."""
-    _, (found,) = trace(lambda *args: (formula(*args),), [ArrayArgument(ELEMENT, kind) for kind, _ in values], rows=False)
+    _, (found,) = trace(
+        lambda *args: (formula(*args),), [ArrayArgument(ELEMENT, kind) for kind, _ in values], rows=False
+    )
     known: dict[int, str] = {}
 
     def value(x: Symbol) -> str:

@@ -76,7 +76,7 @@ class _Task(Generic[Result]):
 
 
 def _clear_frames(error: BaseException | None) -> None:
-    """Let go of what the frames of an error hold, such as objects of the compiler, whose end is work for this thread."""
+    """Let go of what the frames of an error hold: objects of the compiler, whose end is work for this thread."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

@@ -12,9 +12,9 @@ from typing import Any
 
 from ..config import registry
 from ..environment import ENVIRONMENT
+from ..formulas.functions import FORMULA_FUNCTIONS, ROW_FUNCTIONS
 from ..jit.undisturbed import undisturbed
 from ..schema import closest
-from ..formulas.functions import FORMULA_FUNCTIONS, ROW_FUNCTIONS
 from .base import Array, Ops
 from .numpy_ops import NumpyOps
 

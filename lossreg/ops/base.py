@@ -20,6 +20,7 @@ __all__ = ["Array", "Ops", "check_indices", "compute_dtype", "fits", "fitting", 
 Array = Any
 """An array of NumPy, CuPy or another library with the same interface."""
 
+
 @functools.lru_cache(maxsize=256)
 def is_half(dtype: Any) -> bool:
     """float16 and bfloat16, which are computed in float32."""

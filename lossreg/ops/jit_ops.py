@@ -163,8 +163,9 @@ class JitOps(CompiledOps, NumpyOps):
         width, lanes = padded_width(states.shape[1], VECTOR_BYTES), 2 * VECTOR_BYTES // 8
         probs = log_probs if row_contiguous(log_probs) else np.ascontiguousarray(log_probs)
         target = None if out is None else out if row_contiguous(out) else np.empty(out.shape, out.dtype)
-        # states beyond the last are blanks as well: what is read for them may be NaN only where that of a state is
-        padded, padded_leaps = np.repeat(states[:, :1].astype(np.int64), width, axis=1), np.zeros((n, width + lanes), np.bool_)
+        # states beyond the last are blanks: what is read for them is NaN only where that of a state is
+        padded = np.repeat(states[:, :1].astype(np.int64), width, axis=1)
+        padded_leaps = np.zeros((n, width + lanes), np.bool_)
         padded[:, : states.shape[1]], padded_leaps[:, : states.shape[1]] = states, leaps
         found, weights = np.empty(n), np.zeros(n) if slopes is None else np.ascontiguousarray(slopes, np.float64)
         arrays = (probs, padded, padded_leaps, *(np.ascontiguousarray(x, np.int64) for x in (frames, last)))

@@ -297,7 +297,6 @@ class _Kernel:
         self.known[x.key] = f"d{x.key}"
         return self.known[x.key]
 
-
     # Elements that are picked out of rows, computed as all elements are
 
     def read_at(self, x: Symbol, index: Symbol) -> str:
