@@ -21,7 +21,7 @@ __all__ = ["Labels", "label_problems"]
 
 
 def label_problems(
-    names: Sequence[str] | None, neg_prefix: str | None, missing_value: str | int | None = None
+    names: Sequence[str] | None, neg_prefix: str | None, missing_value: str | int | None
 ) -> Iterable[Problem]:
     """What can be wrong with label options before any data is seen.
 

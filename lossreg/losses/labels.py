@@ -29,7 +29,7 @@ class NameOptions(Configurable):
 
     def check_options(self) -> Iterable[Problem]:
         """Duplicate names."""
-        yield from label_problems(self.names, None)
+        yield from label_problems(self.names, None, None)
 
 
 class LabelOptions(Configurable):
@@ -46,7 +46,7 @@ class LabelOptions(Configurable):
 
     def check_options(self) -> Iterable[Problem]:
         """Duplicate names, and names that read as negations."""
-        yield from label_problems(self.names, self.neg_prefix)
+        yield from label_problems(self.names, self.neg_prefix, self.missing_value)
 
 
 def class_weights(batch: Batch, weight: ClassWeight) -> tuple[Array | None, int]:

@@ -57,7 +57,7 @@ class CategoricalCrossentropy(Loss):
 
     def check_options(self) -> Iterable[Problem]:
         """Duplicate names, and names that read as negations."""
-        yield from label_problems(self.names, self.neg_prefix)
+        yield from label_problems(self.names, self.neg_prefix, self.missing_value)
 
     @functools.cached_property
     def labels(self) -> Labels:
