@@ -20,6 +20,7 @@ from .reference import Labels, Problem
 __all__ = ["KNOWN", "Case", "draw_case", "known"]
 
 BACKENDS = ("numpy", "numba", "generic") if importlib.util.find_spec("llvmlite") else ("numpy", "generic")
+BACKEND_WEIGHTS = {"numpy": 5, "numba": 5, "generic": 1}
 REDUCTIONS = ("mean", "sum", "none", "batch_mean", "weighted_mean", "sequence_mean")
 NAMES = tuple(RECIPES)
 
@@ -83,7 +84,31 @@ def weights_beyond(case: Case) -> bool:
 
 
 def half_rows(case: Case) -> bool:
-    return case.spec.truth_kind == "labels" and "bfloat16 rows" in case.traits
+    """Rows of probabilities in bfloat16; and such rows in parts, which MultiLabelSoftMargin takes for labels."""
+    parts = case.truths if isinstance(case.truths, list) else []
+    in_parts = case.problem.name == "MultiLabelSoftMargin.v1" and any(getattr(x, "dtype", None) == "bfloat16" for x in parts)
+    return in_parts or (case.spec.truth_kind == "labels" and "bfloat16 rows" in case.traits)
+
+
+def two_precisions(case: Case) -> bool:
+    """A bias or a bound is added in one precision for the label and in another for the maximum."""
+    linear = case.name == "LinearCrossEntropy.v1" and case.backend == "numba" and case.computed != "float64"
+    return linear and (len(case.problem.guesses) == 3 or "softcap" in case.problem.options)
+
+
+def saturated(case: Case) -> bool:
+    """1 - tanh(z)**2 where tanh(z) is near 1."""
+    cap = case.problem.options.get("softcap")
+    if cap is None:
+        return False
+    x, weight, *bias = case.problem.guesses
+    z = abs(x @ weight.T + (bias[0] if bias else 0.0))
+    return bool(z.size and z.max() > cap)
+
+
+def half_thinc(case: Case) -> bool:
+    """Gradients that float16 cannot hold."""
+    return case.name == "CosineDistance.v1" and case.computed == "float16"
 
 
 def unshaped_ctc(case: Case) -> bool:
@@ -113,11 +138,18 @@ def empty_check(case: Case) -> bool:
     return bool(case.problem.options.get("check_finite")) and not case.problem.values_shape[0]
 
 
+def reshaped_list(case: Case) -> bool:
+    """A list with one number for each row, in another shape."""
+    mask = case.call.get("mask")
+    plain = case.name in ("CrossEntropy.v1", "LinearCrossEntropy.v1") and case.spec.arrangement.kind == "array"
+    return plain and isinstance(mask, list) and np.size(mask) > 0 and np.ndim(mask) != len(case.problem.values_shape)
+
+
 KNOWN: dict[str, Callable[[Case], bool]] = {
     "weights that float32 cannot hold": weights_beyond,
-    "the logits of LinearCrossEntropy in two precisions": lambda case: (
-        case.name == "LinearCrossEntropy.v1" and case.backend == "numba" and case.computed != "float64"
-    ),
+    "the logits of LinearCrossEntropy in two precisions": two_precisions,
+    "the slope of a softcap that has no room left": saturated,
+    "a warning of CosineDistance in float16": half_thinc,
     "class weights of masked labels in MultiMargin": lambda case: (
         case.name == "MultiMargin.v1" and case.problem.options.get("reduction") == "weighted_mean"
     ),
@@ -130,7 +162,10 @@ KNOWN: dict[str, Callable[[Case], bool]] = {
     "options that float32 cannot hold": options_beyond,
     "masks times weights in a narrow dtype": narrow_products,
     "check_finite of no rows": empty_check,
-    "other masks of cross-entropy as lists": lambda case: "reshaped list" in case.traits,
+    "other masks of cross-entropy as lists": reshaped_list,
+    "gradients of single numbers that were broadcast": lambda case: (
+        case.spec.layout == "broadcast" and any(x.ndim == 0 for x in case.problem.guesses)
+    ),
 }
 """Regions that are known to be wrong, by what is wrong there. The short run leaves them out: to be emptied."""
 
@@ -149,6 +184,7 @@ def draw_case(seed: int, only: str | None = None, backends: tuple[str, ...] = BA
 def _draw_case(d: Draw, seed: int, only: str | None, backends: tuple[str, ...]) -> Case:
     name = d.pick(NAMES)
     name = only or name
+    d.backend = d.weighted(**{b: BACKEND_WEIGHTS[b] for b in backends})
     d.dtype = d.weighted(float32=42, float64=26, float16=12, bfloat16=10, int64=4, int32=2, uint8=2, bool=1)
     spec = RECIPES[name](d, name)
     if spec.fractions and not d.floats:
@@ -177,6 +213,8 @@ def _draw_case(d: Draw, seed: int, only: str | None, backends: tuple[str, ...]) 
     kept = np.ones(spec.values_shape, bool) if problem.mask is None else np.broadcast_to(problem.mask != 0, spec.values_shape)
     if not thinc and d.floats:
         stored = plant(d, spec, problem, stored, kept)
+    if not thinc and d.floats and d.chance(0.02):
+        stored = poison(d, spec, problem, stored)
     truths = hold_truths(d, spec, numbers, kept if d.chance(0.5) else np.ones_like(kept))
     arranged = [arrange(d, spec, x) for x in stored]
     several = len(spec.guesses) > 1
@@ -186,7 +224,7 @@ def _draw_case(d: Draw, seed: int, only: str | None, backends: tuple[str, ...]) 
         registered, options = "Sequence.v1", wrap(d, name, options)
     case = Case(
         seed, registered, options, spec, problem, d.dtype, tuple(arranged) if several else arranged[0], truths, call,
-        "", d.pick(backends if len(backends) == 1 else (*backends[:2] * 5, *backends[2:])), d.pick([1, 2, 3]),
+        "", d.backend, d.pick([1, 2, 3]),
         spec.truth_kind != "none" or d.chance(0.5), traits=traits,
     )  # fmt: skip
     if thinc:
@@ -248,7 +286,9 @@ def read_truths(d: Draw, spec: Spec) -> tuple[Any, Any]:
         if spec.layout == "broadcast" and d.chance(0.3):
             numbers = numbers[:1] if numbers.ndim else numbers
         dtypes = [d.dtype if d.floats else "float64"] * 3 + ["float64", "float32", "float16", "bfloat16"]
-        if np.isfinite(numbers).all() and (numbers == np.rint(numbers)).all() and (abs(numbers) < 100).all():
+        if d.plain:
+            dtypes = dtypes[:4]
+        elif np.isfinite(numbers).all() and (numbers == np.rint(numbers)).all() and (abs(numbers) < 100).all():
             dtypes += ["int64", "int8"] + (["uint8"] if (numbers >= 0).all() else [])
             dtypes += ["bool"] if ((numbers == 0) | (numbers == 1)).all() else []
         if spec.truth_kind == "rows" and spec.arrangement.kind == "list":  # lists of whole numbers are sets of labels
@@ -457,6 +497,22 @@ def plant(d: Draw, spec: Spec, problem: Problem, stored: list[np.ndarray], kept:
     return made
 
 
+def poison(d: Draw, spec: Spec, problem: Problem, stored: list[np.ndarray]) -> list[np.ndarray]:
+    """A NaN that counts: the loss must show it."""
+    rate = problem.name == "PoissonNLL.v1" and not problem.options.get("log_input", True)
+    special = "coupled" in spec.tags or spec.layout in ("linear", "time", "broadcast") or problem.options.get("check_finite")
+    if spec.unit or rate or special or not stored[0].size:
+        return stored
+    place = d.r.randrange(stored[0].size)
+    first = stored[0].copy()
+    first.reshape(-1)[place] = np.nan
+    plain = problem.guesses[0].copy()
+    plain.reshape(-1)[place] = np.nan
+    problem.guesses = (plain, *problem.guesses[1:])
+    problem.tags.add("nan")
+    return [first, *stored[1:]]
+
+
 # Masks and weights
 
 
@@ -494,21 +550,22 @@ def draw_factors(d: Draw, what: str, size: tuple[int, ...]) -> np.ndarray:
         keep = d.rng.random(size) < (0.0 if kind == "none" else 0.7)
         if kind in ("bools", "none"):
             return np.asarray(keep)
+        if d.plain:
+            return np.asarray(keep if kind == "bits" else keep * d.rng.random(size))
         if kind == "bits":
             return np.asarray(keep).astype(d.pick(["int64", "uint8", "float32", "int8"]))
         return cast(np.asarray(keep * d.rng.random(size)), d.pick(["float16", "float32", "float64", "bfloat16"]))
-    kind = d.weighted(ordinary=6, zeros=2, whole=1, wide=1.5, beyond=0.25)
+    kind = d.weighted(ordinary=6, zeros=2, whole=0 if d.plain else 1, wide=1.5, beyond=0.25)
     x = np.asarray(d.rng.random(size) * 2)
     if kind == "zeros":
         x = x * (d.rng.random(size) < 0.6)
     if kind == "whole":
         return np.asarray(d.rng.integers(0, d.pick([3, 3, 200]), size)).astype(d.pick(["int64", "uint8", "int16"]))
     if kind == "wide":
-        x = x * 10.0 ** d.rng.uniform(-8, 8, size)
-        return cast(np.asarray(x), d.pick(["float32", "float64"]))
+        return cast(np.asarray(x * 10.0 ** d.rng.uniform(-8, 8, size)), "float64" if d.plain else d.pick(["float32", "float64"]))
     if kind == "beyond":
         return np.asarray(x * 10.0 ** d.rng.uniform(-60, 60, size) if d.chance(0.5) else x * d.pick([1e-50, 1e38, 1e-300, 1e250]))
-    return cast(np.asarray(x), d.pick(["float16", "float32", "float64", "float64", "bfloat16"]))
+    return cast(np.asarray(x), "float64" if d.plain else d.pick(["float16", "float32", "float64", "float64", "bfloat16"]))
 
 
 def draw_parts(d: Draw, what: str, spec: Spec) -> tuple[Any, np.ndarray]:
@@ -547,6 +604,10 @@ def splits(case: Case) -> bool:
         return False
     sequences = arrangement.lengths if arrangement.kind != "array" else (1,) * arrangement.n
     parts = [case.guesses if not isinstance(case.guesses, tuple) else case.guesses[0], case.truths]
+    if len(spec.values_shape) == 1 and ("pos_weight" in case.problem.options or "class_weight" in case.problem.options) and spec.layout == "elements":
+        return False  # which go along the axis of the items
+    if isinstance(case.truths, list) and spec.truth_kind in ("numbers", "signs") and arrangement.kind == "array":
+        return False  # an empty list has no shape
     return bool(spec.values_shape) and len(sequences or ()) > 1 and not any(type(x).__name__ == "Ragged" for x in (*parts, *case.call.values()))
 
 

@@ -197,16 +197,19 @@ def compare_all(case: Case, found: dict[str, Any]) -> float:
             undivided = what == "total_grad" or case.problem.options.get("per_token")
             name = "total_grads" if undivided else "grads"
             for i, grad in enumerate(undress_grads(case, value, precision)):
-                limit = visible(limits[name][i], grad)
+                limit = visible(case, limits[name][i], grad)
                 shares.append(check(f"gradient {i}", grad, limit, most, precision.name))
     return max(shares)
 
 
-def visible(limit: Bound, grad: np.ndarray) -> Bound:
-    """NaN among guesses that count are seen in the value; where in its gradient is not said."""
-    if not np.isnan(limit.reference).any() or limit.reference.shape != grad.shape:
+def visible(case: Case, limit: Bound, grad: np.ndarray) -> Bound:
+    """A NaN among guesses that count is seen in the value; where in the gradient of its row is not said."""
+    if "nan" not in case.problem.tags or limit.reference.shape != grad.shape:
         return limit
-    return Bound(np.where(np.isnan(limit.reference), grad, limit.reference), limit.tolerance, limit.largest)
+    unsaid = np.isnan(case.problem.guesses[0])
+    if case.spec.layout != "elements":
+        unsaid = unsaid.any(axis=-1, keepdims=True)
+    return Bound(np.where(unsaid, grad, limit.reference), limit.tolerance, limit.largest)
 
 
 def check(what: str, value: Any, limit: Bound, most: float, name: str = "float64") -> float:

@@ -47,12 +47,17 @@ class Draw:
     def __init__(self, seed: int) -> None:
         self.r = random.Random(seed)
         self.rng = np.random.default_rng(seed)
-        self.dtype = "float32"
+        self.dtype, self.backend = "float32", "numpy"
 
     @property
     def floats(self) -> bool:
         """Whether guesses may be infinite."""
         return self.dtype in DTYPES
+
+    @functools.cached_property
+    def plain(self) -> bool:
+        """Whether dtypes beside the guesses are few: each combination is compiled, which takes longer than a call."""
+        return self.backend == "numba" and self.chance(0.8)
 
     @property
     def extreme(self) -> float:

@@ -120,7 +120,7 @@ def focal(guesses: Any, t: Any, o: Any, info: Any) -> Parts:
     w = 1.0 if alpha is None else alpha * t + (1 - alpha) * (1 - t)
     power = np.ones_like(q) if gamma == 0 else w * 0 + q**gamma
     value = np.where(power * w == 0, 0.0 * q, w * power * c)
-    ratio = np.where(q == 0, 0.0, p * not_p * c / np.where(q == 0, 1.0, q))
+    ratio = np.where((q == 0) | (p * not_p == 0), 0.0, p * not_p * c / np.where(q == 0, 1.0, q))
     first, second = (1 - t) * p - t * not_p, gamma * (1 - 2 * t) * ratio
     size = w * power * ((1 - t) * p + t * not_p + abs(second))
     # A power of q has gamma times the relative error of q's logarithm.

@@ -1,0 +1,156 @@
+"""A short differential run, and proof that the tester finds what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lossreg
+
+from .cases import BACKENDS, KNOWN, NAMES, draw_case, known
+from .check import run_case
+from .runner import run_seeds
+
+SEED = 20240229
+CASES = {("numpy", "generic"): 1250, ("numba",): 250}
+"""By backends. Each compiled case may compile a formula first."""
+
+
+def explained(failures: list[Any]) -> str:
+    return "\n".join(map(str, failures[:10]))
+
+
+@pytest.mark.parametrize("backends", CASES, ids=" ".join)
+def test_random_cases_agree_with_the_reference(backends: tuple[str, ...]) -> None:
+    if not set(backends) <= set(BACKENDS):
+        pytest.skip("llvmlite is not installed")
+    summary = run_seeds(range(SEED, SEED + CASES[backends]), skip_known=True, backends=backends)
+    assert not summary.failures, explained(summary.failures)
+    compared = {name for name, _, status in summary.counts if status == "compared"}
+    assert len(compared) > 0.9 * len(NAMES)
+
+
+def test_every_registered_loss_has_a_reference() -> None:
+    outside = {"Sequence.v1", "Term.v1", "WeightedSum.v1"}  # made of other calculators
+    ours = {name for name in lossreg.registry.losses.get_all() if name[0].isupper()}
+    assert {name for name in ours if name.split(".")[0] in lossreg.__all__} - outside <= set(NAMES)
+    assert set(NAMES) <= ours
+
+
+def test_known_regions_are_drawn() -> None:
+    """A region that no case lies in says nothing: it is to be removed, or the cases are."""
+    found = {known(draw_case(seed)) for seed in range(SEED, SEED + 3000)}
+    assert set(KNOWN) <= found
+
+
+def test_a_seed_makes_the_same_case_again() -> None:
+    for seed in range(50):
+        first, second = draw_case(seed), draw_case(seed)
+        assert str(first) == str(second)
+        assert run_case(first).share == run_case(second).share
+
+
+def found_within(cases: int, only: str | None = None) -> list[Any]:
+    """What a planted fault makes go wrong."""
+    return run_seeds(range(SEED, SEED + cases), only, True, ("numpy",)).failures
+
+
+def changed_call(change: Callable[..., Any]) -> Callable[..., Any]:
+    """A `__call__` of all calculators that does something else with its arguments or results."""
+    original = lossreg.ReducedLoss.__call__
+
+    def call(self: Any, guesses: Any, truths: Any = ..., **options: Any) -> Any:
+        return change(lambda *arguments, **more: original(self, *arguments, **more), guesses, truths, options)
+
+    return call
+
+
+def test_a_wrong_sign_of_a_slope_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = lossreg.Huber.formula
+
+    def formula(xp: Any, guess: Any, truth: Any, delta: Any) -> tuple[Any, ...]:
+        value, slope = original(xp, guess, truth, delta)
+        return value, -slope
+
+    monkeypatch.setattr(lossreg.Huber, "formula", staticmethod(formula))
+    assert found_within(30, "Huber.v1")
+
+
+def test_a_slope_that_is_off_by_a_few_roundings_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = lossreg.SoftMargin.formula
+
+    def formula(xp: Any, guess: Any, truth: Any) -> tuple[Any, ...]:
+        value, slope = original(xp, guess, truth)
+        return value, slope * 1.00002
+
+    monkeypatch.setattr(lossreg.SoftMargin, "formula", staticmethod(formula))
+    assert found_within(60, "SoftMargin.v1")
+
+
+def test_the_wrong_side_of_a_kink_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = lossreg.Quantile.formula
+
+    def formula(xp: Any, guess: Any, truth: Any, quantile: Any) -> tuple[Any, ...]:
+        value, slope = original(xp, guess, truth, quantile)
+        return value, xp.where(guess == truth, 1.0 - quantile, slope)
+
+    monkeypatch.setattr(lossreg.Quantile, "formula", staticmethod(formula))
+    assert found_within(100, "Quantile.v1")
+
+
+def test_a_mask_that_is_ignored_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(call: Any, guesses: Any, truths: Any, options: dict[str, Any]) -> Any:
+        return call(guesses, truths, **{**options, "mask": None})
+
+    monkeypatch.setattr(lossreg.ReducedLoss, "__call__", changed_call(change))
+    assert found_within(200)
+
+
+def test_a_divisor_that_is_off_by_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compute(self: Any) -> Any:
+        return self.total if self.count is None else self.total / (self.count + 1)
+
+    monkeypatch.setattr(lossreg.LossState, "compute", compute)
+    assert found_within(100)
+
+
+def test_an_input_that_is_written_to_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(call: Any, guesses: Any, truths: Any, options: dict[str, Any]) -> Any:
+        result = call(guesses, truths, **options)
+        if isinstance(guesses, np.ndarray) and guesses.flags.writeable and guesses.size:
+            guesses.reshape(-1)[:1] += 1
+        return result
+
+    monkeypatch.setattr(lossreg.ReducedLoss, "__call__", changed_call(change))
+    assert any("written to" in failure.message for failure in found_within(200))
+
+
+def test_a_gradient_of_another_dtype_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(call: Any, guesses: Any, truths: Any, options: dict[str, Any]) -> Any:
+        grad, value = call(guesses, truths, **options)
+        return grad.astype(np.float64) if isinstance(grad, np.ndarray) and "out" not in options else grad, value
+
+    monkeypatch.setattr(lossreg.ReducedLoss, "__call__", changed_call(change))
+    assert any("float64 instead of" in failure.message for failure in found_within(200))
+
+
+def test_a_valid_call_that_is_refused_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(call: Any, guesses: Any, truths: Any, options: dict[str, Any]) -> Any:
+        if "sample_weight" in options:
+            raise ValueError("Cannot calculate this: expected no weights.")
+        return call(guesses, truths, **options)
+
+    monkeypatch.setattr(lossreg.ReducedLoss, "__call__", changed_call(change))
+    assert any("refused" in failure.message for failure in found_within(200))
+
+
+def test_a_mistake_that_is_accepted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(call: Any, guesses: Any, truths: Any, options: dict[str, Any]) -> Any:
+        options = {k: v for k, v in options.items() if k != "sample_weight"}
+        return call(guesses, truths, **options)
+
+    monkeypatch.setattr(lossreg.ReducedLoss, "__call__", changed_call(change))
+    assert any("accepted" in failure.message for failure in found_within(1000))
