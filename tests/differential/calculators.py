@@ -146,7 +146,9 @@ def binary(d: Draw, name: str) -> Spec:
         x = np.where(x < 0.2, 10 ** (-30 * d.rng.random(shape)), x)
     if d.chance(0.2):
         x = np.where(x < 0.2, 0.0, np.where(x > 0.8, 1.0, x))
-    return Spec({}, arrangement, [x], shape, truths=binary_truths(d, shape), truth_kind="numbers", unit=True, garbage=-0.5)
+    return Spec(
+        {}, arrangement, [x], shape, truths=binary_truths(d, shape), truth_kind="numbers", unit=True, garbage=-0.5
+    )
 
 
 def signs(d: Draw, shape: tuple[int, ...]) -> np.ndarray:
@@ -162,7 +164,17 @@ def signed(d: Draw, name: str) -> Spec:
     lattice = d.chance(0.25)
     x = d.lattice(shape) if lattice else d.numbers(shape, 3, d.extreme)
     tags = {"lattice", "exact", "signs"} if lattice and name == "HingeEmbedding.v1" else {"signs"}
-    return Spec(options, arrangement, [x], shape, truths=signs(d, shape), truth_kind="signs", tags=tags, fractions=False, garbage=0.0)
+    return Spec(
+        options,
+        arrangement,
+        [x],
+        shape,
+        truths=signs(d, shape),
+        truth_kind="signs",
+        tags=tags,
+        fractions=False,
+        garbage=0.0,
+    )
 
 
 @recipe("KLDivergence.v1")
@@ -203,13 +215,17 @@ def margin_ranking(d: Draw, name: str) -> Spec:
     guesses = [d.lattice(s) if lattice else d.numbers(s, extreme=min(d.extreme, 25)) for s in shapes]
     tags = {"signs"} | ({"lattice", "exact"} if lattice else set())
     arrangement.n = shape[0] if shape else 1
-    return Spec(options, arrangement, guesses, shape, layout, signs(d, shape), "signs", tags, fractions=False, garbage=0.0)
+    return Spec(
+        options, arrangement, guesses, shape, layout, signs(d, shape), "signs", tags, fractions=False, garbage=0.0
+    )
 
 
 # Classes
 
 
-def draw_rows(d: Draw, kinds: str = "array list ragged padded", inner: bool = True) -> tuple[Arrangement, tuple[int, ...], int]:
+def draw_rows(
+    d: Draw, kinds: str = "array list ragged padded", inner: bool = True
+) -> tuple[Arrangement, tuple[int, ...], int]:
     """(arrangement, shape of the values, classes)."""
     arrangement, shape = draw_shape(d, kinds)
     if not inner or arrangement.kind == "padded":
@@ -259,7 +275,11 @@ def cross_entropy(d: Draw, name: str) -> Spec:
     if d.chance(0.4):
         options["label_smoothing"] = d.pick([0.1, 1.0, d.uniform(0, 1)])
     n = int(np.prod(shape))
-    drawn = draw_dense(d, n, classes, options) if d.chance(0.25) else draw_labels(d, n, classes, options, sets=True, ignores=True)
+    drawn = (
+        draw_dense(d, n, classes, options)
+        if d.chance(0.25)
+        else draw_labels(d, n, classes, options, sets=True, ignores=True)
+    )
     x = logits(d, shape, classes)
     if "label_smoothing" not in options:
         x = impossible(d, x, drawn.meaning)
@@ -294,7 +314,9 @@ def version_4(d: Draw, name: str) -> Spec:
         options["normalize_by_sequence"] = True
     n = int(np.prod(shape))
     dense = d.chance(0.2)
-    drawn = draw_dense(d, n, classes, options) if dense else draw_labels(d, n, classes, options, sets=True, ignores=False)
+    drawn = (
+        draw_dense(d, n, classes, options) if dense else draw_labels(d, n, classes, options, sets=True, ignores=False)
+    )
     if not dense and classes > 1 and d.chance(0.4):
         options["label_smoothing"] = d.uniform(0, 0.99 * (classes - 1) / classes)
     p = probabilities(d, shape, classes)
@@ -320,7 +342,11 @@ def linear_cross_entropy(d: Draw, name: str) -> Spec:
     if d.chance(0.02):
         options["softcap"] = 1e300
     n, width = shape[0], d.r.randint(1, 6)
-    drawn = draw_dense(d, n, classes, options) if d.chance(0.2) else draw_labels(d, n, classes, options, sets=True, ignores=True)
+    drawn = (
+        draw_dense(d, n, classes, options)
+        if d.chance(0.2)
+        else draw_labels(d, n, classes, options, sets=True, ignores=True)
+    )
     guesses = [d.rng.normal(size=(n, width)) * d.pick([1, 1, 10]), d.rng.normal(size=(classes, width)) * d.pick([1, 3])]
     if d.chance(0.5):
         guesses.append(d.rng.normal(size=classes))
@@ -415,7 +441,13 @@ def draw_vectors(d: Draw, many: int, extreme: float) -> tuple[Arrangement, tuple
     return arrangement, shape, guesses
 
 
-@recipe("CosineEmbedding.v1", "CosineSimilarity.v1", "NegativeCosineSimilarity.v1", "PairwiseDistance.v1", "TripletMargin.v1")
+@recipe(
+    "CosineEmbedding.v1",
+    "CosineSimilarity.v1",
+    "NegativeCosineSimilarity.v1",
+    "PairwiseDistance.v1",
+    "TripletMargin.v1",
+)
 def vectors(d: Draw, name: str) -> Spec:
     options: dict[str, Any] = {}
     tags: set[str] = {"lattice"}
@@ -502,7 +534,9 @@ def thinc_categorical(d: Draw, name: str) -> Spec:
         options["normalize"] = False
     dense = d.chance(0.25)
     n = arrangement.n
-    drawn = draw_dense(d, n, classes, options) if dense else draw_labels(d, n, classes, options, sets=False, ignores=False)
+    drawn = (
+        draw_dense(d, n, classes, options) if dense else draw_labels(d, n, classes, options, sets=False, ignores=False)
+    )
     if not dense and classes > 1 and d.chance(0.4):
         options["label_smoothing"] = d.uniform(0, 0.99 * (classes - 1) / classes)
     p = d.rng.random((n, classes)) if d.chance(0.5) else probabilities(d, (n,), classes)
@@ -522,4 +556,6 @@ def thinc_distance(d: Draw, name: str) -> Spec:
         if d.chance(0.5):
             options["ignore_zeros"] = True
             t[d.rng.random(n) < 0.3] = 0.0
-    return Spec(options, Arrangement("array", n), [x], shape, truths=t, truth_kind="numbers", tags={"thinc"}, fractions=False)
+    return Spec(
+        options, Arrangement("array", n), [x], shape, truths=t, truth_kind="numbers", tags={"thinc"}, fractions=False
+    )

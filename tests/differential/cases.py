@@ -86,7 +86,9 @@ def weights_beyond(case: Case) -> bool:
 def half_rows(case: Case) -> bool:
     """Rows of probabilities in bfloat16; and such rows in parts, which MultiLabelSoftMargin takes for labels."""
     parts = case.truths if isinstance(case.truths, list) else []
-    in_parts = case.problem.name == "MultiLabelSoftMargin.v1" and any(getattr(x, "dtype", None) == "bfloat16" for x in parts)
+    in_parts = case.problem.name == "MultiLabelSoftMargin.v1" and any(
+        getattr(x, "dtype", None) == "bfloat16" for x in parts
+    )
     return in_parts or (case.spec.truth_kind == "labels" and "bfloat16 rows" in case.traits)
 
 
@@ -191,26 +193,38 @@ def _draw_case(d: Draw, seed: int, only: str | None, backends: tuple[str, ...]) 
         d.dtype = "float64"
     guesses = [whole(x, d.dtype) for x in spec.guesses] if not d.floats else spec.guesses
     stored = [cast(x, d.dtype) for x in guesses]
-    limits = np.finfo(np.float16 if d.dtype == "float16" else np.float64 if d.dtype not in ("float32", "bfloat16") else np.float32)
+    limits = np.finfo(
+        np.float16 if d.dtype == "float16" else np.float64 if d.dtype not in ("float32", "bfloat16") else np.float32
+    )
     problem = Problem(
         name, dict(spec.options), tuple(map(widen, stored)), None, spec.values_shape,
-        tiny=float(limits.tiny), most=float(limits.max), unit=spec.unit, tags=set(spec.tags),
+        tiny=float(limits.tiny), most=float(limits.max), eps=2.0**-23 if d.dtype in ("float16", "bfloat16", "float32") else 2.0**-52, unit=spec.unit, tags=set(spec.tags),
     )  # fmt: skip
     thinc, arrangement = "thinc" in spec.tags, spec.arrangement
     if arrangement.kind != "array" and spec.layout != "time":
         problem.lengths = arrangement.lengths
     problem.truths, numbers = read_truths(d, spec)
     call, traits = {}, set()
-    if isinstance(spec.truths, LabelDraw) and spec.truths.rows is not None and spec.truths.rows.dtype.name == "bfloat16":
+    if (
+        isinstance(spec.truths, LabelDraw)
+        and spec.truths.rows is not None
+        and spec.truths.rows.dtype.name == "bfloat16"
+    ):
         traits.add("bfloat16 rows")
     if not thinc:
         draw_common_options(d, name, problem)
         for what in ("mask", "sample_weight"):
-            padding = what == "mask" and arrangement.kind == "padded" and not arrangement.whole and spec.truth_kind == "none"
+            padding = (
+                what == "mask" and arrangement.kind == "padded" and not arrangement.whole and spec.truth_kind == "none"
+            )
             if padding or d.chance(0.4 if what == "mask" else 0.3):
                 call[what], plain = draw_item_array(d, what, spec, problem)
                 setattr(problem, what, plain)
-    kept = np.ones(spec.values_shape, bool) if problem.mask is None else np.broadcast_to(problem.mask != 0, spec.values_shape)
+    kept = (
+        np.ones(spec.values_shape, bool)
+        if problem.mask is None
+        else np.broadcast_to(problem.mask != 0, spec.values_shape)
+    )
     if not thinc and d.floats:
         stored = plant(d, spec, problem, stored, kept)
     if not thinc and d.floats and d.chance(0.02):
@@ -237,7 +251,7 @@ def _draw_case(d: Draw, seed: int, only: str | None, backends: tuple[str, ...]) 
         case.method = "get_state"
     if case.method in ("call", "get_grad", "get_state_and_grad") and d.chance(0.25):
         draw_out(d, case)
-    if d.chance(0.03):
+    if d.chance(0.05):
         make_mistake(d, case)
     return case
 
@@ -364,8 +378,8 @@ def hold_labels(d: Draw, spec: Spec, drawn: LabelDraw, kept: np.ndarray) -> Any:
     for i in hidden:
         if d.chance(0.5):
             atoms[i] = d.pick(strange)
-    if not shape:
-        return atoms[0]
+    if not shape:  # one example: a list would not be told from a batch
+        return atoms[0] if not isinstance(atoms[0], (list, tuple)) else set(atoms[0])
     if spec.truth_kind == "multi":
         return [list(part) for part in spec.arrangement.parts(atoms)] if spec.arrangement.kind == "list" else atoms
     arrangement = spec.arrangement
@@ -417,7 +431,9 @@ def hold_targets(d: Draw, spec: Spec, truths: list[Any], kept: np.ndarray) -> An
         inputs = d.pick([None, inputs]) if kind == "array" else None
     if kind in ("list", "ragged") and own_lengths is None and not single:
         return held if d.chance(0.5) and not isinstance(held, tuple) else (held, None, None)
-    inputs, own_lengths = (x if x is None or d.chance(0.4) else np.array(x, d.pick(["int64", "int32"])) for x in (inputs, own_lengths))
+    inputs, own_lengths = (
+        x if x is None or d.chance(0.4) else np.array(x, d.pick(["int64", "int32"])) for x in (inputs, own_lengths)
+    )
     return held, inputs, own_lengths
 
 
@@ -449,7 +465,9 @@ def arrange(d: Draw, spec: Spec, x: np.ndarray) -> Any:
             return [d.lay(x[:n, i].copy()) for i, n in enumerate(lengths)]
         if kind == "ragged":
             parts = [x[:n, i] for i, n in enumerate(lengths)]
-            return lossreg.Ragged(np.concatenate(parts) if parts else x[:, 0], np.array(lengths, int))
+            return lossreg.Ragged(
+                np.concatenate(parts) if parts else np.zeros((0, x.shape[2]), x.dtype), np.array(lengths, int)
+            )
         return d.lay(x if spec.values_shape else x[:, 0])
     x = moved(spec, x)
     if kind == "padded":
@@ -500,7 +518,9 @@ def plant(d: Draw, spec: Spec, problem: Problem, stored: list[np.ndarray], kept:
 def poison(d: Draw, spec: Spec, problem: Problem, stored: list[np.ndarray]) -> list[np.ndarray]:
     """A NaN that counts: the loss must show it."""
     rate = problem.name == "PoissonNLL.v1" and not problem.options.get("log_input", True)
-    special = "coupled" in spec.tags or spec.layout in ("linear", "time", "broadcast") or problem.options.get("check_finite")
+    special = (
+        "coupled" in spec.tags or spec.layout in ("linear", "time", "broadcast") or problem.options.get("check_finite")
+    )
     if spec.unit or rate or special or not stored[0].size:
         return stored
     place = d.r.randrange(stored[0].size)
@@ -530,6 +550,8 @@ def draw_item_array(d: Draw, what: str, spec: Spec, problem: Problem) -> tuple[A
     plain = widen(stored)
     if flat and size == shape and stored.size and d.chance(0.15):
         stored = stored.reshape(d.pick([(-1,), (1, *shape), (*shape, 1)]))
+        if stored.dtype.kind in "fiub" and d.chance(0.4):
+            return stored.tolist(), plain
     if stored.ndim and stored.size < 200 and stored.dtype.kind in "fiub" and d.chance(0.12):
         return (stored.tolist() if stored.size else stored), plain
     return d.lay(stored), plain
@@ -562,10 +584,16 @@ def draw_factors(d: Draw, what: str, size: tuple[int, ...]) -> np.ndarray:
     if kind == "whole":
         return np.asarray(d.rng.integers(0, d.pick([3, 3, 200]), size)).astype(d.pick(["int64", "uint8", "int16"]))
     if kind == "wide":
-        return cast(np.asarray(x * 10.0 ** d.rng.uniform(-8, 8, size)), "float64" if d.plain else d.pick(["float32", "float64"]))
+        return cast(
+            np.asarray(x * 10.0 ** d.rng.uniform(-8, 8, size)), "float64" if d.plain else d.pick(["float32", "float64"])
+        )
     if kind == "beyond":
-        return np.asarray(x * 10.0 ** d.rng.uniform(-60, 60, size) if d.chance(0.5) else x * d.pick([1e-50, 1e38, 1e-300, 1e250]))
-    return cast(np.asarray(x), "float64" if d.plain else d.pick(["float16", "float32", "float64", "float64", "bfloat16"]))
+        return np.asarray(
+            x * 10.0 ** d.rng.uniform(-60, 60, size) if d.chance(0.5) else x * d.pick([1e-50, 1e38, 1e-300, 1e250])
+        )
+    return cast(
+        np.asarray(x), "float64" if d.plain else d.pick(["float16", "float32", "float64", "float64", "bfloat16"])
+    )
 
 
 def draw_parts(d: Draw, what: str, spec: Spec) -> tuple[Any, np.ndarray]:
@@ -604,11 +632,19 @@ def splits(case: Case) -> bool:
         return False
     sequences = arrangement.lengths if arrangement.kind != "array" else (1,) * arrangement.n
     parts = [case.guesses if not isinstance(case.guesses, tuple) else case.guesses[0], case.truths]
-    if len(spec.values_shape) == 1 and ("pos_weight" in case.problem.options or "class_weight" in case.problem.options) and spec.layout == "elements":
+    if (
+        len(spec.values_shape) == 1
+        and ("pos_weight" in case.problem.options or "class_weight" in case.problem.options)
+        and spec.layout == "elements"
+    ):
         return False  # which go along the axis of the items
     if isinstance(case.truths, list) and spec.truth_kind in ("numbers", "signs") and arrangement.kind == "array":
         return False  # an empty list has no shape
-    return bool(spec.values_shape) and len(sequences or ()) > 1 and not any(type(x).__name__ == "Ragged" for x in (*parts, *case.call.values()))
+    return (
+        bool(spec.values_shape)
+        and len(sequences or ()) > 1
+        and not any(type(x).__name__ == "Ragged" for x in (*parts, *case.call.values()))
+    )
 
 
 def draw_out(d: Draw, case: Case) -> None:
@@ -633,10 +669,10 @@ def draw_out(d: Draw, case: Case) -> None:
         case.out, case.guesses, case.call["out"] = kind, first, second
         return
     t = case.truths
-    if kind == "truths" and isinstance(t, np.ndarray) and len(arrays) == 1 and t.shape == arrays[0].shape and t.dtype == dtype:
-        if t.flags.writeable and 0 not in strides(t) and t.base is None:
-            case.out, case.call["out"] = kind, t
-            return
+    fits = isinstance(t, np.ndarray) and len(arrays) == 1 and t.shape == arrays[0].shape and t.dtype == dtype
+    if kind == "truths" and fits and t.flags.writeable and 0 not in strides(t) and t.base is None:
+        case.out, case.call["out"] = kind, t
+        return
     made = [d.lay(np.full(x.shape, 7, dtype), writable=True) for x in arrays]
     if all(x.flags.writeable for x in made):
         case.out, case.call["out"] = "new", tuple(made) if isinstance(case.guesses, tuple) else made[0]
@@ -650,7 +686,11 @@ def make_mistake(d: Draw, case: Case) -> None:
     """One thing that no calculator may take."""
     shape = case.spec.values_shape
     arrays = case.guesses if isinstance(case.guesses, tuple) else (case.guesses,)
-    plain = case.spec.arrangement.kind == "array" and all(isinstance(x, np.ndarray) for x in arrays) and min(x.size for x in arrays) > 0
+    plain = (
+        case.spec.arrangement.kind == "array"
+        and all(isinstance(x, np.ndarray) for x in arrays)
+        and min(x.size for x in arrays) > 0
+    )
     if not plain or case.problem.options.get("validate") == "shape" or case.method == "split" or not np.prod(shape):
         return
     kind = d.pick(["mask", "weight", "complex", "out", "truths", "label", "masked array"])
@@ -664,8 +704,14 @@ def make_mistake(d: Draw, case: Case) -> None:
         wrong = tuple(np.ma.MaskedArray(np.ascontiguousarray(x), False) for x in arrays)
         case.guesses = wrong if len(arrays) > 1 else wrong[0]
     elif kind == "out" and case.method != "get_values" and "out" in case.call:
-        case.call["out"] = tuple(np.zeros((*x.shape, 1), x.dtype) for x in arrays) if len(arrays) > 1 else np.zeros((*arrays[0].shape, 1), arrays[0].dtype)
-    elif kind == "truths" and case.spec.truth_kind in ("numbers", "signs") and shape and case.spec.layout != "broadcast":
+        case.call["out"] = (
+            tuple(np.zeros((*x.shape, 1), x.dtype) for x in arrays)
+            if len(arrays) > 1
+            else np.zeros((*arrays[0].shape, 1), arrays[0].dtype)
+        )
+    elif (
+        kind == "truths" and case.spec.truth_kind in ("numbers", "signs") and shape and case.spec.layout != "broadcast"
+    ):
         case.truths = np.ones((shape[0] + 1, *shape[1:]))
     elif kind == "label" and case.spec.truth_kind == "labels" and len(shape) == 1 and "mask" not in case.call:
         case.truths = np.full(shape, 3_000_000)
@@ -677,5 +723,3 @@ def make_mistake(d: Draw, case: Case) -> None:
         if kind != "out":
             del case.call["out"]
             case.out = "none"
-
-

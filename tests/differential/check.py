@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from lossreg.ops import Ops, get_ops
 
 from .cases import Case, unmoved
 from .reference_thinc import THINC
-from .tolerance import EPS, K, LEAST, MOST, Bound, Precision, bounds, compare
+from .tolerance import EPS, LEAST, MOST, Bound, K, Precision, bounds, compare
 
 __all__ = ["Outcome", "make", "run_case"]
 
@@ -138,7 +139,7 @@ def split_state(case: Case, loss: Any) -> Any:
     rng = np.random.default_rng(case.seed)
     cuts = [0, *sorted(rng.integers(0, n + 1, rng.integers(1, 4)).tolist()), n]
     state = loss.empty()
-    for start, stop in rng.permutation(list(zip(cuts, cuts[1:]))).tolist():
+    for start, stop in rng.permutation(list(itertools.pairwise(cuts))).tolist():
         part = slice(start, stop)
         guesses = tuple(x[part] for x in case.guesses) if isinstance(case.guesses, tuple) else case.guesses[part]
         truths = case.truths if case.truths is None else case.truths[part]
@@ -299,7 +300,9 @@ def compare_thinc(case: Case, found: dict[str, Any], precision: Precision) -> fl
     """Thinc's numbers: a gradient and a loss that is none of its integrals."""
     problem = case.problem
     with np.errstate(all="ignore"):
-        grad, size, loss, loss_size = THINC[problem.name](problem.guesses, problem.truths, problem.options, problem.info)
+        grad, size, loss, loss_size = THINC[problem.name](
+            problem.guesses, problem.truths, problem.options, problem.info
+        )
     eps = EPS["float32"] if precision.computed == "float32" else EPS["float64"]
     most, shares = MOST[precision.computed], [0.0]
     if "grad" in found:
@@ -310,5 +313,3 @@ def compare_thinc(case: Case, found: dict[str, Any], precision: Precision) -> fl
         tolerance = np.array(K * eps * loss_size + 64 * LEAST[precision.computed])
         shares.append(check("loss", found["loss"], Bound(np.array(loss), tolerance, np.array(loss_size)), most))
     return max(shares)
-
-

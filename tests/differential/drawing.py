@@ -79,10 +79,11 @@ class Draw:
 
     def size(self, most: int = 60) -> int:
         """A number of items."""
-        kind = self.weighted(none=3, one=8, few=70, some=17, block=0.25, many=0.03)
-        few = {"none": 0, "one": 1, "few": self.r.randint(2, 9), "some": self.r.randint(10, max(10, most))}
-        large = {"block": self.r.randint(17_000, 40_000), "many": self.r.randint(270_000, 300_000)}
-        return few[kind] if kind in few or most < 60 else large[kind]
+        large = most >= 60
+        kind = self.weighted(none=3, one=8, few=70, some=17, block=0.25 * large, many=0.03 * large)
+        sizes = {"none": 0, "one": 1, "few": self.r.randint(2, 9), "some": self.r.randint(10, max(10, most))}
+        sizes |= {"block": self.r.randint(17_000, 40_000), "many": self.r.randint(270_000, 300_000)}
+        return sizes[kind]
 
     def classes(self) -> int:
         kind = self.weighted(one=4, two=12, few=70, many=14)

@@ -34,7 +34,11 @@ def draw_options(d: Draw, classes: int, kinds: str) -> dict[str, Any]:
     """Options of labels. kinds: which of names, missing_value, neg_prefix, ignore_index a calculator has."""
     options: dict[str, Any] = {}
     if "names" in kinds and d.chance(0.4):
-        pool = ANIMALS[:4] + [f"c{i}" for i in range(classes)] if d.chance(0.8) else ANIMALS + [f"{i}" for i in range(1, classes)]
+        pool = (
+            ANIMALS[:4] + [f"c{i}" for i in range(classes)]
+            if d.chance(0.8)
+            else ANIMALS + [f"{i}" for i in range(1, classes)]
+        )
         pool = list(dict.fromkeys(pool))
         d.r.shuffle(pool)
         options["names"] = tuple(pool[:classes])
@@ -90,7 +94,9 @@ def draw_atom(d: Draw, row: int, kind: str, usable: Any, unknown: Any, names: An
     missing = [None, *(x for x in unknown if x is not None)]
     if kind == "sets" and d.chance(0.6):
         return draw_set(d, row, usable, names, prefix, meaning)
-    what = d.weighted(id=3 if usable else 0, name=4 if names else 0, negated=2 if prefix and classes > 1 else 0, missing=1)
+    what = d.weighted(
+        id=3 if usable else 0, name=4 if names else 0, negated=2 if prefix and classes > 1 else 0, missing=1
+    )
     if kind == "names":
         what = d.weighted(name=4, negated=2 if prefix and classes > 1 else 0, text=1)
         if what == "text" and not any(isinstance(x, str) for x in missing):
@@ -172,7 +178,11 @@ def hold(d: Draw, drawn: LabelDraw, atoms: list[Any], shape: tuple[int, ...]) ->
         fitting = [i for i in INTEGERS if np.iinfo(i).min <= low and high <= np.iinfo(i).max]
         if low >= 0 and high <= 1:
             fitting.append("bool")
-        return d.lay(np.array(atoms, d.pick([*fitting, "int64", "int64"] if d.chance(0.7) or "int64" in fitting else fitting)).reshape(shape))
+        return d.lay(
+            np.array(
+                atoms, d.pick([*fitting, "int64", "int64"] if d.chance(0.7) or "int64" in fitting else fitting)
+            ).reshape(shape)
+        )
     if form == "texts":
         return np.array(atoms, str).reshape(shape)
     if form == "objects":

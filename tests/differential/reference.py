@@ -18,7 +18,6 @@ import numpy as np
 from .parts import Parts
 from .reference_elements import ELEMENTS
 from .reference_rows import ROWS, Labels
-from .reference_thinc import THINC
 from .reference_vectors import VECTORS
 
 __all__ = ["REFERENCES", "Info", "Labels", "Problem", "Result", "evaluate"]
@@ -38,6 +37,8 @@ class Info:
     tiny: float
     most: float
     """The smallest normal and the largest number of the guesses' dtype."""
+    eps: float
+    """The precision in which lossreg computes: a kink this near may lie on either side."""
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Problem:
     lengths: tuple[int, ...] | None = None
     tiny: float = 0.0
     most: float = np.inf
+    eps: float = 2.0**-52
     unit: bool = False
     """Guesses are probabilities."""
     tags: set[str] = field(default_factory=set)
@@ -71,7 +73,7 @@ class Problem:
         kept = np.ones(self.values_shape, bool)
         if self.mask is not None:
             kept = np.broadcast_to(self.mask != 0, self.values_shape)
-        return Info(self.values_shape, self.batch, kept, self.tiny, self.most)
+        return Info(self.values_shape, self.batch, kept, self.tiny, self.most, self.eps)
 
 
 @dataclass
@@ -95,7 +97,6 @@ class Result:
 
 def evaluate(problem: Problem) -> Result:
     """The reference of one call."""
-    o = problem.options
     with np.errstate(all="ignore"):
         parts = unreduced(problem)
         weight, count = weigh(problem, parts)

@@ -107,7 +107,8 @@ def nll(guesses: Any, truth: Labels, o: Any, info: Any) -> Parts:
     (x,) = guesses
     w = truth.members * class_weight(o, x.shape[-1])
     weight = None if o.get("class_weight") is None else w.sum(axis=-1)
-    return rowwise(product(w, -x).sum(axis=-1), -w, present=truth.present, divisor_weight=weight)
+    value = np.where(w == 0, 0.0, -w * x).sum(axis=-1)  # reads the label alone: a NaN elsewhere is not seen
+    return rowwise(value, -w, present=truth.present, divisor_weight=weight)
 
 
 def probability_cross_entropy(guesses: Any, truth: Labels, o: Any, info: Any) -> Parts:

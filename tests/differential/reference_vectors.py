@@ -12,6 +12,9 @@ from .parts import Parts, rowwise, times
 
 __all__ = ["VECTORS"]
 
+KINK = 16
+"""Within so many roundings a kink may lie on either side."""
+
 
 def dot(a: Any, b: Any) -> Any:
     return (a * b).sum(axis=-1, keepdims=True)
@@ -35,7 +38,9 @@ def cosine_embedding(guesses: Any, t: Any, o: Any, info: Any) -> Parts:
     sign = np.where(same, -1.0, np.where(cos >= margin, 1.0, 0.0))
     value = np.where(same, 1 - cos, np.maximum(0.0, cos - margin))
     slopes = sign * (b / norms - cos * a / a2), sign * (a / norms - cos * b / b2)
-    sizes = abs(sign) / np.sqrt(a2) + 0 * a, abs(sign) / np.sqrt(b2) + 0 * b
+    # Near the margin the rounding of the cosine decides.
+    unsure = np.where(~same & (abs(cos - margin) < KINK * info.eps), 1 / info.eps, abs(sign))
+    sizes = unsure / np.sqrt(a2) + 0 * a, unsure / np.sqrt(b2) + 0 * b
     return rowwise(value[..., 0], *slopes, size=np.where(value == 0, abs(sign), 1.0)[..., 0], slope_sizes=sizes)
 
 
@@ -94,17 +99,26 @@ def triplet_margin(guesses: Any, t: Any, o: Any, info: Any) -> Parts:
     p, eps, margin = o.get("p", 2.0), o.get("eps", 1e-6), o.get("margin", 1.0)
     near, d_near, near_size = distance(anchor, positive, p, eps)
     far, d_far, far_size = distance(anchor, negative, p, eps)
+    first, first_size = far, far_size
     part, d_other, other_size = np.ones_like(far), np.zeros_like(anchor), np.zeros_like(anchor)
     if o.get("swap"):
         other, d_other, other_size = distance(positive, negative, p, eps)
+        whole_other = other_size
         part = np.where(far < other, 1.0, np.where(far > other, 0.0, 0.5))
         far = np.minimum(far, other)
     gap = margin + near - far
     passes = np.where(np.isnan(gap), gap, (gap >= 0).astype(float))
     d_far, d_other, far_size, other_size = d_far * part, d_other * (1 - part), far_size * part, other_size * (1 - part)
     slopes = passes * (d_near - d_far), passes * (-d_near - d_other), passes * (d_far + d_other)
-    sizes = passes * (near_size + far_size), passes * (near_size + other_size), passes * (far_size + other_size)
-    size = (margin + (near + far) * powers(o))[..., 0]
+    size = margin + (near + far) * powers(o)
+    # Distances may cancel: then their rounding decides whether the value is cut off, and which of two is smaller.
+    weigh = np.where(abs(gap) < KINK * info.eps * size, 1 / info.eps, passes)
+    if o.get("swap"):
+        tie = abs(first - other) < KINK * info.eps * (first + other) * powers(o)
+        whole = np.where(tie, 1 / info.eps, 0.0)
+        far_size, other_size = far_size + whole * first_size, other_size + whole * abs(whole_other)
+    sizes = weigh * (near_size + far_size), weigh * (near_size + other_size), weigh * (far_size + other_size)
+    size = size[..., 0]
     return rowwise(np.maximum(0.0, gap)[..., 0], *slopes, size=size, slope_sizes=sizes)
 
 

@@ -61,7 +61,11 @@ class Summary:
 
     def __str__(self) -> str:
         """The tables."""
-        lines = ["", f"{'calculator':38}" + "".join(f"{b:>22}" for b in BACKENDS), " " * 38 + f"{'compared/refused/wrong':>22}" * len(BACKENDS)]
+        lines = [
+            "",
+            f"{'calculator':38}" + "".join(f"{b:>22}" for b in BACKENDS),
+            " " * 38 + f"{'compared/refused/wrong':>22}" * len(BACKENDS),
+        ]
         for name in NAMES:
             cells = ["/".join(str(self.counts[name, b, s]) for s in ("compared", "refused", "wrong")) for b in BACKENDS]
             if any(cell != "0/0/0" for cell in cells):
@@ -78,8 +82,15 @@ def run_seeds(
     """Run the cases of some seeds in this process."""
     summary = Summary()
     for seed in seeds:
-        case = draw_case(seed, only, backends)
-        region = known(case)
+        command = f"python -m tests.differential --case {seed}" + (f" --only {only}" if only else "")
+        command += f" --backend {' '.join(backends)}" if backends != BACKENDS else ""
+        try:
+            case = draw_case(seed, only, backends)
+            region = known(case)
+        except Exception as error:
+            message = f"the tester itself raised {type(error).__name__}: {error}"
+            summary.failures.append(Failure(seed, "", "no case", message, "", command))
+            continue
         if skip_known and region:
             continue
         name, text = case.problem.name, str(case)
@@ -94,8 +105,6 @@ def run_seeds(
             found = (outcome.share, seed)
             summary.worst[case.dtype] = max(summary.worst.get(case.dtype, (0.0, 0)), found)
         if outcome.status == "wrong":
-            command = f"python -m tests.differential --case {seed}" + (f" --only {only}" if only else "")
-            command += f" --backend {backends[0]}" if backends != BACKENDS else ""
             summary.failures.append(Failure(seed, name, text, outcome.message, region, command))
     return summary
 
@@ -107,11 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="of the first case; the others follow it")
     parser.add_argument("--only", choices=NAMES, metavar="NAME", help="one calculator, such as Huber.v1")
     parser.add_argument("--case", type=int, help="run the case of this seed alone")
-    parser.add_argument("--backend", choices=BACKENDS, help="one backend")
+    parser.add_argument("--backend", choices=BACKENDS, nargs="+", help="some backends alone")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--show", type=int, default=5, help="how many failures of each kind are printed")
     given = parser.parse_args(arguments)
-    backends = (given.backend,) if given.backend else BACKENDS
+    backends = tuple(given.backend) if given.backend else BACKENDS
     if given.case is not None:
         return run_one(given.case, given.only, backends)
     seed = random.randrange(10**9) if given.seed is None else given.seed
