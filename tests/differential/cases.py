@@ -20,7 +20,8 @@ from .reference import Labels, Problem
 __all__ = ["KNOWN", "Case", "draw_case", "known"]
 
 BACKENDS = ("numpy", "numba", "generic") if importlib.util.find_spec("llvmlite") else ("numpy", "generic")
-BACKEND_WEIGHTS = {"numpy": 5, "numba": 5, "generic": 1}
+BACKEND_WEIGHTS = {"numpy": 5, "numba": 5, "generic": 1, "cuda": 1}
+"""CUDA text runs on the CPU where it is asked for: each kernel takes a second to compile."""
 REDUCTIONS = ("mean", "sum", "none", "batch_mean", "weighted_mean", "sequence_mean")
 NAMES = tuple(RECIPES)
 

@@ -167,7 +167,7 @@ def linear_cross_entropy(guesses: Any, truth: Labels, o: Any, info: Any) -> Part
 
     def backward_size(u: np.ndarray) -> tuple[np.ndarray, ...]:
         # A logit is a sum of D products whose rounding the softmax keeps.
-        g = abs(times(u[:, None], slope_size * curve))
+        g = abs(times(u[:, None], slope_size * curve)) * (1 + z_size)
         return (g @ abs(weight), g.T @ abs(x), *(g.sum(axis=0) for _ in bias))
 
     # What the rounding of a logit, at most D times that of its terms, makes of the value.

@@ -61,15 +61,16 @@ class Summary:
 
     def __str__(self) -> str:
         """The tables."""
+        backends = sorted({backend for _, backend, _ in self.counts})
         lines = [
             "",
-            f"{'calculator':38}" + "".join(f"{b:>22}" for b in BACKENDS),
-            " " * 38 + f"{'compared/refused/wrong':>22}" * len(BACKENDS),
+            f"{'calculator':38}" + "".join(f"{backend:>24}" for backend in backends),
+            " " * 38 + f"{'compared/refused/wrong':>24}" * len(backends),
         ]
         for name in NAMES:
-            cells = ["/".join(str(self.counts[name, b, s]) for s in ("compared", "refused", "wrong")) for b in BACKENDS]
+            cells = ["/".join(str(self.counts[name, b, s]) for s in ("compared", "refused", "wrong")) for b in backends]
             if any(cell != "0/0/0" for cell in cells):
-                lines.append(f"{name:38}" + "".join(f"{cell:>22}" for cell in cells))
+                lines.append(f"{name:38}" + "".join(f"{cell:>24}" for cell in cells))
         lines += ["", "Worst error of what is right, as a share of the tolerance:"]
         lines += [f"    {dtype:9} {share:.3f} (case {seed})" for dtype, (share, seed) in sorted(self.worst.items())]
         lines += ["", "Expected refusals:", *(f"{n:7} {text}" for text, n in self.refusals.most_common(20))]
@@ -116,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="of the first case; the others follow it")
     parser.add_argument("--only", choices=NAMES, metavar="NAME", help="one calculator, such as Huber.v1")
     parser.add_argument("--case", type=int, help="run the case of this seed alone")
-    parser.add_argument("--backend", choices=BACKENDS, nargs="+", help="some backends alone")
+    parser.add_argument("--backend", choices=(*BACKENDS, "cuda"), nargs="+", help="some backends alone")
+    parser.add_argument("--skip-known", action="store_true", help="leave out the regions in cases.KNOWN")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--show", type=int, default=5, help="how many failures of each kind are printed")
     given = parser.parse_args(arguments)
@@ -130,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chunks = [range(first, min(first + CHUNK, stop)) for first in range(seed, stop, CHUNK)]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(given.jobs, mp_context=context) as pool:
-        futures = {pool.submit(run_seeds, chunk, given.only, False, backends): chunk for chunk in chunks}
+        futures = {pool.submit(run_seeds, chunk, given.only, given.skip_known, backends): chunk for chunk in chunks}
         for future in concurrent.futures.as_completed(futures):
             chunk = futures[future]
             try:

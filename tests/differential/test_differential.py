@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import lossreg
 
 from .cases import BACKENDS, KNOWN, NAMES, draw_case, known
 from .check import run_case
-from .reference import Labels
+from .reference import Labels, evaluate
 from .reference_thinc import THINC
 from .runner import run_seeds
 
@@ -191,3 +193,40 @@ def test_a_mistake_that_is_accepted_is_found(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(lossreg.ReducedLoss, "__call__", changed_call(change))
     assert any("accepted" in failure.message for failure in found_within(800, "Huber.v1"))
+
+
+def slope_along(problem: Any, direction: list[np.ndarray], step: float) -> float:
+    """The central difference of a problem's loss."""
+    ends = []
+    for sign in (1, -1):
+        moved = tuple(x + sign * step * way for x, way in zip(problem.guesses, direction))
+        ends.append(evaluate(replace(problem, guesses=moved)).loss)
+    return (ends[0] - ends[1]) / (2 * step)
+
+
+def test_the_gradients_of_the_reference_are_the_slopes_of_its_losses() -> None:
+    rng, agree, drawn = np.random.default_rng(SEED), collections.Counter(), collections.Counter()
+    for seed in range(SEED, SEED + 1500):
+        case = draw_case(seed)
+        problem = case.problem
+        name = problem.name
+        ordinary = all(np.isfinite(x).all() and abs(x).max(initial=0) < 100 for x in problem.guesses)
+        of_logits = problem.options.get("wrt", "logits" if name.endswith("y.v4") else "") == "logits"
+        if problem.tags & {"thinc", "lattice", "nan"} - ({"lattice"} if problem.tags.isdisjoint({"exact"}) else set()):
+            continue
+        small = 0 < sum(x.size for x in problem.guesses) < 1000
+        if not ordinary or of_logits or not small:
+            continue
+        direction = [rng.normal(size=x.shape) * (0.1 + abs(x)) * (x != 0) for x in problem.guesses]
+        with np.errstate(all="ignore"):
+            result = evaluate(problem)
+            expected = sum(float((g * way).sum()) for g, way in zip(result.grads, direction))
+            sizes = sum(float(abs(g * way).sum()) for g, way in zip(result.grads, direction))
+            found = slope_along(problem, direction, 1e-6)
+        if np.isfinite([expected, found]).all():
+            drawn[name] += 1
+            agree[name] += abs(found - expected) <= 1e-4 * sizes + 1e-8 * (1 + abs(result.loss))
+    thinc = {name for name in NAMES if name in THINC}
+    assert set(drawn) == set(NAMES) - thinc
+    # The others crossed a kink.
+    assert all(agree[name] >= 0.8 * n for name, n in drawn.items()), (agree, drawn)
