@@ -30,7 +30,7 @@ class Spec:
     truth_kind: str = "none"
     """"none", "numbers", "signs" (1 and -1), "labels", "multi" (sets of all labels), "alignment"."""
     tags: set[str] = field(default_factory=set)
-    """"exact": on small whole numbers the result has no rounding. "thinc": no masks, weights, reductions."""
+    """"bounded": gradients are never infinite. "exact": on small whole numbers the result has no rounding. "thinc": no masks, weights, reductions."""
     unit: bool = False
     """Guesses in [0, 1], where rounding to a dtype must not leave it."""
     fractions: bool = True
@@ -308,8 +308,10 @@ def version_4(d: Draw, name: str) -> Spec:
     if sequence and not shape:
         arrangement, shape = Arrangement("list", 1, (1,)), (1,)
     options = {**draw_options(d, classes, "names missing_value neg_prefix"), **draw_weights(d, classes)}
+    tags: set[str] = set()
     if d.chance(0.4):
         options["wrt"] = "probs"
+        tags.add("bounded")
     if sequence and d.chance(0.4):
         options["normalize_by_sequence"] = True
     n = int(np.prod(shape))
@@ -322,7 +324,7 @@ def version_4(d: Draw, name: str) -> Spec:
     p = probabilities(d, shape, classes)
     if options.get("wrt") == "probs" and d.chance(0.5):
         p = d.rng.random(p.shape)
-    return Spec(options, arrangement, [p], shape, classes_layout(arrangement), drawn, "labels", unit=True)
+    return Spec(options, arrangement, [p], shape, classes_layout(arrangement), drawn, "labels", tags, unit=True)
 
 
 @recipe("LinearCrossEntropy.v1")

@@ -215,6 +215,8 @@ def compare_all(case: Case, found: dict[str, Any]) -> float:
             undivided = what == "total_grad" or case.problem.options.get("per_token")
             name = "total_grads" if undivided else "grads"
             for i, grad in enumerate(undress_grads(case, value, precision)):
+                if "bounded" in problem.tags and np.isinf(grad).any():
+                    raise WrongResultError(np.inf, f"gradient {i}: infinite, where it has a bound")
                 limit = visible(case, limits[name][i], grad)
                 shares.append(check(f"gradient {i}", grad, limit, most, precision.name))
     return max(shares)
@@ -225,7 +227,7 @@ def visible(case: Case, limit: Bound, grad: np.ndarray) -> Bound:
     if "nan" not in case.problem.tags or limit.reference.shape != grad.shape:
         return limit
     unsaid = np.isnan(case.problem.guesses[0])
-    if case.spec.layout != "elements":
+    if case.spec.layout not in ("elements", "time"):
         unsaid = unsaid.any(axis=-1, keepdims=True)
     return Bound(np.where(unsaid, grad, limit.reference), limit.tolerance, limit.largest)
 
@@ -244,8 +246,9 @@ def default(case: Case) -> str:
 def undress_values(case: Case, values: Any, precision: Precision) -> np.ndarray:
     """Values in the shape of the reference."""
     spec = case.spec
-    for x in arrays_in(values):
-        expect_dtype(x, precision, "values") if not hasattr(values, "dataXd") or x is values.dataXd else None
+    for x in arrays_in(values.dataXd if hasattr(values, "dataXd") else values):
+        if x.size:  # no sequences have no dtype
+            expect_dtype(x, precision, "values")
     if spec.layout == "time" or spec.arrangement.kind == "array":
         return np.asarray(values)
     padding(case, values)

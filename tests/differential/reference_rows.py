@@ -133,8 +133,10 @@ def probability_cross_entropy(guesses: Any, truth: Labels, o: Any, info: Any) ->
     size = size + a * (members.sum(axis=-1) > 1)
     if not logits:
         slope = np.where(members, -a[:, None] / share, 0.0) - s / np.maximum(p, least)
-        slope = np.clip(slope, -info.most, info.most)
-        return rowwise(value, slope, size=size, present=truth.present, divisor_weight=weight)
+        parts = rowwise(value, slope, size=size, present=truth.present, divisor_weight=weight)
+        unbounded = parts.backward
+        parts.backward = lambda u: tuple(np.clip(g, -info.most, info.most) for g in unbounded(u))
+        return parts
     even = members / np.maximum(members.sum(axis=-1, keepdims=True), 1)
     q = np.where(inside[:, None] < least, even, members * p / share)
     total = (a + s.sum(axis=-1))[:, None]
