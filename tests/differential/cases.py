@@ -153,6 +153,12 @@ def reshaped_list(case: Case) -> bool:
     return plain and isinstance(mask, list) and np.size(mask) > 0 and np.ndim(mask) != len(case.problem.values_shape)
 
 
+def single_weighted(case: Case) -> bool:
+    """One logit without an axis, beside options that have one; only the bodies of devices fail."""
+    options = case.problem.options
+    return case.spec.values_shape == () and case.backend == "generic" and "pos_weight" in options
+
+
 KNOWN: dict[str, Callable[[Case], bool]] = {
     "weights that float32 cannot hold": weights_beyond,
     "the logits of LinearCrossEntropy in two precisions": two_precisions,
@@ -168,6 +174,7 @@ KNOWN: dict[str, Callable[[Case], bool]] = {
         case.name == "PoissonNLL.v1" and case.problem.guesses[0].size > 0 and case.problem.guesses[0].max() > 80
     ),
     "options that float32 cannot hold": options_beyond,
+    "pos_weight beside a single logit on devices": single_weighted,
     "NaN of class 0 where it is not the blank of compiled CTC": unread_nan,
     "masks times weights in a narrow dtype": narrow_products,
     "check_finite of no rows": empty_check,
@@ -312,7 +319,10 @@ def read_truths(d: Draw, spec: Spec) -> tuple[Any, Any]:
         elif np.isfinite(numbers).all() and (numbers == np.rint(numbers)).all() and (abs(numbers) < 100).all():
             dtypes += ["int64", "int8"] + (["uint8"] if (numbers >= 0).all() else [])
             dtypes += ["bool"] if ((numbers == 0) | (numbers == 1)).all() else []
-        if spec.truth_kind == "rows" and spec.arrangement.kind == "list":  # lists of whole numbers are sets of labels
+        if spec.truth_kind == "rows" and spec.arrangement.kind in (
+            "list",
+            "padded",
+        ):  # lists of whole numbers are sets of labels
             dtypes = dtypes[:7]
         stored = cast(numbers, d.pick(dtypes))
         plain = np.broadcast_to(widen(stored), spec.values_shape) if spec.truth_kind != "rows" else widen(stored)
