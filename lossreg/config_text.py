@@ -230,8 +230,7 @@ def _value(text: str) -> tuple[Any, int]:
     # `\u0024` is a dollar sign that begins no variable, which is written `$$` where there are variables
     value, is_json = parse_json(re.sub(r"\\(?:u0024|.)", lambda m: "$$" if len(m.group()) > 2 else m.group(), text))
     if not is_json:
-        containers = text.count("[") + text.count("{") - text.count("${")
-        return (text if "${" in text else interpret(text)), containers
+        return (text if "${" in text else interpret(text)), _brackets(text)
     if isinstance(value, str):
         if "${" not in value:
             return value, 0
@@ -336,10 +335,13 @@ def _containers(value: Any, text: str) -> int:
 
 def _check_brackets(text: str) -> None:
     """ConfigError for the text of too many lists and objects, before they are made."""
-    if text.count("[") + text.count("{") > MAX_CONTAINERS:
-        outside = _JSON_STRING.sub("", text)
-        if outside.count("[") + outside.count("{") > MAX_CONTAINERS:
-            raise ConfigError([("", _TOO_MANY_CONTAINERS)])
+    if _brackets(text) > MAX_CONTAINERS and _brackets(_JSON_STRING.sub("", text)) > MAX_CONTAINERS:
+        raise ConfigError([("", _TOO_MANY_CONTAINERS)])
+
+
+def _brackets(text: str) -> int:
+    """The number of brackets that open a list or an object, and no variable."""
+    return text.count("[") + text.count("{") - text.count("${")
 
 
 def write_text(tree: Mapping[str, Any], variables: bool) -> str:

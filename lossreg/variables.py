@@ -26,7 +26,7 @@ from .schema import ConfigError, closest
 
 __all__ = ["MAX_EXPANSION", "as_templates", "copied", "interpolated", "literal"]
 
-MAX_EXPANSION = 16_000_000
+MAX_EXPANSION = 8_000_000
 """Bytes that variables may add to a config. A few lines of variables that contain variables could otherwise fill all
 memory. A list of 100,000 names takes 800,000 each time that it is referred to; text takes four for each character."""
 

@@ -81,25 +81,36 @@ multiplying = st.integers(2, 30).map(  # each section holds the next one several
 doubling = st.integers(2, 9).map(  # each option is the next one many times
     lambda depth: "[v]\n" + "\n".join(f'o{i} = "{f"${{v.o{i + 1}}}" * 20}"' for i in range(depth)) + f'\no{depth} = "x"'
 )
-plausible = st.tuples(  # a sound config, but for a line or two
-    st.sampled_from(NAMES),
-    st.lists(
-        st.sampled_from([
-            "delta = 2", "normalize = false", 'names = ["a","b"]', "names = ${h.names}", 'neg_prefix = "!"', 'wrt = "probs"',
-            'reduction = "sum"', "label_smoothing = 0.1", 'missing_value = ""', "temperature = ${h.x}", "ignore_index = -1",
-        ]),
-        max_size=2,
-        unique=True,
-    ),
-    st.lists(lines, max_size=1),
-    st.lists(sections, max_size=1),
-).map(
-    lambda parts: "\n".join(
-        ["[h]", 'a = "cat"', "x = 0.5", 'names = ["a","b"]', "[loss]", f'@losses = "{parts[0]}"', *parts[1], *parts[2], *parts[3]]
-    )
-)  # fmt: skip
+
+
+def plausible(spoiled: int) -> st.SearchStrategy[str]:
+    """Sound configs, but for a line or section or two."""
+    return st.tuples(
+        st.sampled_from(NAMES),
+        st.lists(
+            st.sampled_from([
+                "delta = 2", "normalize = false", 'names = ["a","b"]', "names = ${h.names}", 'neg_prefix = "!"', 'wrt = "probs"',
+                'reduction = "sum"', "label_smoothing = 0.1", 'missing_value = ""', "temperature = ${h.x}", "ignore_index = -1",
+            ]),
+            max_size=2,
+            unique=True,
+        ),
+        st.lists(lines, max_size=spoiled),
+        st.lists(sections, max_size=spoiled),
+    ).map(
+        lambda parts: "\n".join(
+            ["[h]", 'a = "cat"', "x = 0.5", 'names = ["a","b"]', "[loss]", f'@losses = "{parts[0]}"', *parts[1], *parts[2], *parts[3]]
+        )
+    )  # fmt: skip
+
+
 texts = st.one_of(
-    plausible, plausible, st.lists(sections, max_size=5).map("\n".join), st.text(max_size=80), multiplying, doubling
+    plausible(0),
+    plausible(1),
+    st.lists(sections, max_size=5).map("\n".join),
+    st.text(max_size=80),
+    multiplying,
+    doubling,
 )
 overrides = st.dictionaries(
     st.sampled_from(["loss.delta", "loss.names", "a.b", "a", "", "h.a", "loss", ".", "a.b.c.d"]),
