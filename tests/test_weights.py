@@ -452,3 +452,14 @@ def test_weights_on_a_device_are_not_read(reduction: Any, cupy: Any, rng: Any) -
     assert np.isfinite(to_host(loss("mse", reduction="sum").get_grad(
         cupy.asarray(np.zeros(3, np.float32)), cupy.asarray(np.zeros(3)), sample_weight=cupy.asarray(np.full(3, 1e50))
     ))).all()  # fmt: skip
+
+
+def test_a_penalty_of_the_logits_has_no_class_weight(backend: Any, rng: Any) -> None:
+    x, y = rows_of(rng, np.float32)
+    layer = rng.normal(size=(C, C)).astype(np.float32)
+    penalty = loss("linearce", z_loss=1.0, reduction="sum").get_loss((x, layer), y)
+    penalty -= loss("linearce", reduction="sum").get_loss((x, layer), y)
+    found = loss("linearce", [1e-60] * C, z_loss=1.0, reduction="sum").get_loss((x, layer), y)
+    assert_same(found, penalty, rtol=1e-5)
+    large = loss("linearce", [1e60] * C, z_loss=1.0, reduction="mean")((x, layer), y)
+    assert_same(large, loss("linearce")((x, layer), y), rtol=1e-6, atol=1e-9)

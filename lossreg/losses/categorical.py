@@ -94,14 +94,22 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
         name = type(self).__name__
         return Labels(name, self.names, self.missing_value, self.neg_prefix, self.ignore_index)
 
+    @property
+    def weight_in_formula(self) -> bool:
+        """Whether a row has other terms than that of its label: with smoothing, one of each class and its weight."""
+        return self.label_smoothing > 0
+
+    def class_weights(self, batch: Batch) -> tuple[Array | None, int]:
+        """(class weights over 2**exponent, exponent)."""
+        return class_weights(batch, self.class_weight)
+
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """Targets, with smoothing and class weights applied to rows of probabilities."""
         targets = self.labels.read(batch, truths, check)
-        weight, exponent = class_weights(batch, self.class_weight)
+        weight, exponent = self.class_weights(batch)
         if targets.rows is None:
             row_weight = None if weight is None else targets.mean_weight(weight)
-            # with smoothing a row has terms of all classes, of which each has its own weight
-            in_formula = self.label_smoothing > 0
+            in_formula = self.weight_in_formula
             return Truths(targets, targets.present, row_weight, in_formula, in_mean=True, exponent=exponent)
         rows = targets.rows
         if self.label_smoothing:
@@ -117,8 +125,9 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
         """Targets, with smoothing as one coefficient for each class."""
         classes, e = batch.columns, self.label_smoothing
         if not e:
-            return target_arguments(batch.ops, truths.targets, classes, None, None)
-        weight, _ = class_weights(batch, self.class_weight)
+            row_weight = truths.weight if self.weight_in_formula else None
+            return target_arguments(batch.ops, truths.targets, classes, row_weight, None)
+        weight, _ = self.class_weights(batch)
         smoothing = (batch.ops.xp.ones(classes) if weight is None else weight) * (e / classes)
         target_weight: Any = 1 - e if truths.weight is None else truths.weight * (1 - e)
         return target_arguments(batch.ops, truths.targets, classes, target_weight, smoothing)

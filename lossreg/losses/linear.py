@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -99,6 +100,18 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
         logits = xp.broadcast_to(xp.zeros((), x.dtype), shape)
         return _LinearBatch(name, layer.ops, (logits,), (shape,), None, False, "classes", shape, (len(x),), layer=layer)
 
+    @property
+    def weight_in_formula(self) -> bool:
+        """The term of z_loss has no class weight, either."""
+        return self.z_loss > 0 or super().weight_in_formula
+
+    def class_weights(self, batch: Batch) -> tuple[Array | None, int]:
+        """Beside z_loss small weights stay small: divided by their size, its term would be infinite."""
+        weight, exponent = super().class_weights(batch)
+        if weight is None or self.z_loss == 0 or exponent >= 0:
+            return weight, exponent
+        return batch.ops.xp.ldexp(weight, exponent), 0
+
     @staticmethod
     def formula(  # type: ignore[override]
         xp: Any, x: Any, ids: Any, members: Any, dense: Any, a: Any, s: Any, spread: Any, bias: Any, cap: Any, z: Any
@@ -128,7 +141,8 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
         (n, classes), dtype = all_logits.shape, compute_dtype(all_logits.dtype)
         x, weight, *bias = batch.layer.arrays
         weight = weight.astype(dtype, copy=False)
-        more = (bias[0][None, :] if bias else None, self.softcap, self.z_loss or None)
+        z_loss = math.ldexp(self.z_loss, -truths.exponent) if self.z_loss else None
+        more = (bias[0][None, :] if bias else None, self.softcap, z_loss)
         items = weights.items if weights.items is None else xp.broadcast_to(weights.items, (n,))
         step = max(1, BLOCK // classes)
         buffer = xp.empty((min(n, step), classes), dtype)
