@@ -167,7 +167,8 @@ class Batch:
         if self.layout == "broadcast":  # what was repeated gets the sum of its slopes
             x = x.sum(axis=tuple(range(x.ndim - len(shape))))
             axes = tuple(i for i, n in enumerate(shape) if n != x.shape[i])
-            return x.sum(axis=axes, keepdims=True).astype(self.arrays[0].dtype)
+            # of one number NumPy makes a scalar
+            return self.ops.asarray(x.sum(axis=axes, keepdims=True)).astype(self.arrays[0].dtype)
         if self.layout == "time":
             return x[:, 0]
         axis = self._axis(shape) % len(shape)

@@ -236,8 +236,8 @@ class ReducedLoss(Loss):
                 nothing = batch.split(ops.xp.zeros(batch.values_shape, batch.arrays[0].dtype))
             return self.empty(), nothing, batch.restore(batch.gradient_arrays(None, ()))
         check = self.validate == "full" or self.validate == "auto" and not ops.on_device
-        if self.flat_masks and isinstance(mask, (np.ndarray, ops.xp.ndarray)) and mask.shape != batch.values_shape:
-            mask = mask.reshape(batch.values_shape) if mask.size == math.prod(batch.values_shape) else mask
+        if self.flat_masks and mask is not None:
+            mask = self._flat_mask(batch, mask)
         mask_array = sample = None
         if mask is not None:
             mask_array = item_array(batch, "mask", mask, upper=1.0, check=check)
@@ -320,6 +320,16 @@ class ReducedLoss(Loss):
         weights.scale = scale
         self.bound_gradients(grads, weights)
         return found
+
+    @staticmethod
+    def _flat_mask(batch: Batch, mask: Any) -> Any:
+        """A mask of any shape that has one number for each value, in the values' shape; others as they are."""
+        if isinstance(mask, (list, tuple)) and batch.lengths is None:
+            with contextlib.suppress(ValueError):  # uneven parts, of which the check of masks speaks
+                mask = batch.ops.asarray(mask)
+        if not batch.ops.owns(mask) or mask.shape == batch.values_shape or mask.size != math.prod(batch.values_shape):
+            return mask
+        return mask.reshape(batch.values_shape)
 
     _run_on_ours = foreign_arrays(_run)
 

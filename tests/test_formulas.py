@@ -346,3 +346,12 @@ def test_a_nan_that_no_state_reads_stays_out_of_an_alignment(ops: Any) -> None:
         grad, value = lossreg.CTC(blank=1)(x, targets)
     assert np.isfinite(value)
     assert np.isfinite(grad).all()
+
+
+@each_backend
+def test_one_number_broadcasts_to_one_number(ops: Any) -> None:
+    with lossreg.use_ops(ops):
+        loss = lossreg.BinaryCrossEntropyWithLogits(pos_weight=[2.5])
+        assert loss.get_loss(np.array(0.3), np.array(1.0)) == pytest.approx(2.5 * math.log1p(math.exp(-0.3)))
+        grads = lossreg.MarginRanking().get_grad((np.array(0.3), np.array([0.1, 0.5])), np.array(1.0))
+        assert [type(x) for x in grads] == [np.ndarray, np.ndarray]

@@ -600,3 +600,35 @@ def test_sums_of_half_precision_are_added_up_in_float32(rng: Any, monkeypatch: p
     found = LinearCrossEntropy(reduction="sum").get_grad(guesses, np.zeros(4000, int))
     for part, exact in zip(found, wanted):
         assert np.abs(part - exact).max() < 1e-3 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_the_gradient_behind_a_softcap_that_is_nearly_reached(name: str, dtype: str) -> None:
+    """1 - tanh(u)**2 would be 0, or noise: from |u| = 9 on in float32, and from 19 on in float64."""
+    if name == "numba":
+        pytest.importorskip("llvmlite", reason="llvmlite is not installed")
+    mp = pytest.importorskip("mpmath", reason="mpmath is not installed")
+    for u in (5.0, 9.0, 20.0, 30.0):
+        layer = np.array([[u]], dtype), np.array([[1.0], [-1.0]], dtype)
+        with lossreg.use_ops(name):
+            grad = lossreg.LinearCrossEntropy(softcap=1.0).get_grad(layer, [1])[0]
+        with mp.workdps(60):
+            cap, bend = mp.tanh(u), mp.sech(u) ** 2
+            p = 1 / (1 + mp.exp(-2 * cap))
+            want = float(2 * p * bend)  # both logits move, in opposite directions
+        assert grad[0, 0] == pytest.approx(want, rel=3e-6 if dtype == "float32" else 1e-14)
+
+
+def test_an_empty_batch_is_finite() -> None:
+    for loss, guesses in (
+        (lossreg.CrossEntropy(check_finite=True), np.zeros((0, 3))),
+        (lossreg.LinearCrossEntropy(check_finite=True), (np.zeros((0, 2)), np.ones((3, 2)))),
+    ):
+        assert loss.get_loss(guesses, np.zeros(0, int)) == 0.0
+
+
+def test_masks_of_any_shape_may_be_lists() -> None:
+    loss, x = lossreg.CrossEntropy(), np.array([[1.0, 2.0, 0.0], [3.0, 1.0, 0.5]])
+    for mask in ([[1], [0]], [[1, 0]], ((1,), (0,))):
+        assert loss.get_loss(x, [0, 1], mask=mask) == loss.get_loss(x[:1], [0])

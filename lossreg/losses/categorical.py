@@ -145,14 +145,15 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
 
 def check_finite(batch: Batch, results: dict[str, Array | None]) -> None:
     """Raise unless all are finite. They are 0 where a row has no weight."""
-    for what, found in results.items():
-        if found is not None:
-            bad = np.flatnonzero(on_host(~batch.ops.xp.isfinite(found.reshape(len(found), -1)).all(axis=1)))
-            if len(bad):
-                rows = ", ".join(batch.place(int(row)) for row in bad[:5])
-                rows += f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-                count = f"{len(bad)} of {len(found)} rows"
-                raise NonFiniteLossError(f"The {what} of {batch.name} is not finite in {count}: {rows}.")
+    for what, result in results.items():
+        if result is None or not result.size:
+            continue
+        bad = np.flatnonzero(on_host(~batch.ops.xp.isfinite(result.reshape(len(result), -1)).all(axis=1)))
+        if len(bad):
+            rows = ", ".join(batch.place(int(row)) for row in bad[:5])
+            rows += f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+            count = f"{len(bad)} of {len(result)} rows"
+            raise NonFiniteLossError(f"The {what} of {batch.name} is not finite in {count}: {rows}.")
 
 
 @register("NLL.v1", alias="nll")

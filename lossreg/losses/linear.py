@@ -123,7 +123,9 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
             capped = xp.tanh(ratio)
             # beside a large cap the ratio is nearly 0 and has few digits; there, tanh changes none of the logit's
             logits = xp.where(abs(ratio) < 1e-9, logits, cap * capped)
-            curve = 1.0 - capped * capped
+            # 1 - tanh(u)**2 without a difference, which would be 0 for a logit near its bound
+            small = xp.exp(-2.0 * abs(ratio))
+            curve = 4.0 * small / ((1.0 + small) * (1.0 + small))
         value, slope = softmax_cross_entropy(xp, logits, ids, members, dense, a, s, spread)
         if z is not None:
             peak, _, e, rest = log_sum_parts(xp, logits)

@@ -179,7 +179,10 @@ class _DistanceLoss(Loss):
         if not ops.on_device and math.isnan(total):
             for what, v in (("guesses", guesses), ("truths", truths)):
                 check_domain(ops, type(self).__name__, what, v, ANY_NUMBER, None, "row {}".format)
-        return None if out is None else out[0].reshape(shape).astype(dtype, copy=False), found, ops.scalar(total)
+        if out is None:
+            return None, found, ops.scalar(total)
+        with np.errstate(all="ignore"):  # to half precision, too
+            return out[0].reshape(shape).astype(dtype, copy=False), found, ops.scalar(total)
 
 
 @register("L2Distance.v1")

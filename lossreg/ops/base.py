@@ -193,7 +193,7 @@ class Ops:
                 check_indices(formula, arguments[i], shape[1])
 
         read = [fitting(float(x), dtype) if isinstance(x, (float, np.floating)) else x for x in arguments]
-        read = [x[:, None] if rows and getattr(x, "ndim", 0) == 1 else x for x in (*read, scale, weight)]
+        read = [self._arranged(x, rows) for x in (*read, scale, weight)]
         found = None
         if values or total:
             found = self.xp.empty((shape[0], 1) if rows else shape, np.float64 if rows else dtype)
@@ -232,8 +232,16 @@ class Ops:
                     f"got shape {tuple(x.shape)}."
                 )
         for i, x in enumerate(arguments):
-            if isinstance(x, self.xp.ndarray) and not fits(tuple(x.shape), shape, rows):
+            if isinstance(x, self.xp.ndarray) and (rows or x.size != 1) and not fits(tuple(x.shape), shape, rows):
                 raise wrong_shape(formula, f"argument {i + 1}", x, shape, rows)
+
+    def _arranged(self, x: Any, rows: bool) -> Any:
+        """An argument as a replay takes it: numbers of rows as a column, one number without axes."""
+        if not isinstance(x, self.xp.ndarray):
+            return x
+        if rows:
+            return x[:, None] if x.ndim == 1 else x
+        return x.reshape(()) if x.size == 1 else x
 
     def as_weight(self, weight: Any) -> Any:
         """A weight that is one number as a float, whatever NumPy made of it."""
