@@ -38,6 +38,14 @@ def log_sum(x: Any, inside: Any) -> Any:
     return (np.log(np.exp(x - safe).sum(axis=-1, keepdims=True)) + safe)[..., 0]
 
 
+def softmax(x: Any, inside: Any) -> Any:
+    """The softmax of the classes inside. e^(x - log_sum) would have the rounding of log_sum in its exponent."""
+    x = np.where(inside, x, -np.inf)
+    top = x.max(axis=-1, keepdims=True)
+    powers = np.exp(x - np.where(np.isinf(top), 0.0, top))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
 def minus_log_share(x: Any, inside: Any) -> Any:
     """-log of the part of the softmax that lies inside: softplus of how far the rest lies above it."""
     return softplus(log_sum(x, ~inside) - log_sum(x, inside))
@@ -59,9 +67,9 @@ def set_terms(x: Any, members: Any) -> Any:
     """(value, slope, size of the slope) of -log(sum of p over the set)."""
     value = minus_log_share(x, members)
     outside = sigmoid(log_sum(x, ~members) - log_sum(x, members))[..., None]
-    p = np.exp(x - log_sum(x, np.ones_like(members))[..., None])
+    p = softmax(x, np.ones_like(members))
     single = members.sum(axis=-1, keepdims=True) == 1
-    q = np.where(members, np.where(single, 1.0, np.exp(x - log_sum(x, members)[..., None])), 0.0)
+    q = np.where(members, np.where(single, 1.0, softmax(x, members)), 0.0)
     slope = np.where(members, -q * outside, p)
     return value, slope
 
@@ -72,7 +80,7 @@ def dense_terms(x: Any, t: Any) -> Any:
     classes = x.shape[-1]
     if classes > 40:  # all pairs of classes would not fit
         log_p = x - log_sum(x, np.ones(x.shape, bool))[..., None]
-        return product(t, -log_p).sum(axis=-1), t.sum(axis=-1, keepdims=True) * np.exp(log_p) - t
+        return product(t, -log_p).sum(axis=-1), t.sum(axis=-1, keepdims=True) * softmax(x, np.ones(x.shape, bool)) - t
     others = ~np.eye(classes, dtype=bool)
     rest = np.stack([log_sum(x, others[c]) for c in range(classes)], axis=-1)
     value = product(t, softplus(rest - x)).sum(axis=-1)

@@ -69,7 +69,8 @@ def distance(a: Any, b: Any, p: float, eps: float) -> Any:
     r = a - b + eps
     size = abs(r)
     if p == 0:
-        return (r != 0).sum(axis=-1, keepdims=True).astype(float), 0 * r, 0 * r
+        count = np.where(np.isnan(r), np.nan, r != 0).sum(axis=-1, keepdims=True)
+        return count, 0 * r, 0 * r
     largest = size.max(axis=-1, keepdims=True)
     if np.isinf(p):
         ties = size == largest
@@ -180,7 +181,8 @@ def ctc(guesses: Any, truths: Any, o: Any, info: Any) -> Parts:
             continue
         likelihood = np.log(np.exp(logs - top).sum()) + top
         values[i] = -likelihood
-        posterior = np.exp(logs - likelihood)
+        posterior = np.exp(logs - top)
+        posterior /= posterior.sum()
         for t in range(frames):
             slopes[t, i] -= np.bincount(fitting[:, t], posterior, minlength=x.shape[2])
             if o.get("wrt") == "logits":
