@@ -274,7 +274,7 @@ class ReducedLoss(Loss):
         grads = batch.gradient_arrays(out, (guesses, truths, mask, sample_weight)) if wanted.grad else None
         values, total = self._computed(batch, read, weights, wanted, grads)
         result = None
-        if wanted.values:
+        if wanted.values and values is not None:  # without rows they come unasked
             with np.errstate(all="ignore"):  # to half precision, too
                 values = times_power_of_two(ops, values.reshape(batch.values_shape), weights.exponent)
                 result = batch.split(values.astype(batch.arrays[0].dtype, copy=False))

@@ -80,10 +80,14 @@ def weigh(
     ops, shape = batch.ops, batch.values_shape
     size = math.prod(shape)
     if mask is present is sample_weight is weight is None and reduction != "sequence_mean":
-        divisor: Any = None
+        divisor = None
         if reduction not in ("sum", "none"):
             divisor = float(len(batch) if reduction == "batch_mean" else size)
-        return _weights(ops, None, exponent, divisor, 0)
+        if exponent:
+            return _weights(ops, None, exponent, divisor, 0)
+        if divisor is None:
+            return Weights(None, None, 1.0)
+        return Weights(None, divisor, 1.0 / divisor if divisor else 0.0)
     if present is not None:
         present = present.reshape(shape)
     if weight is not None and weight.size == size:
@@ -126,9 +130,9 @@ def _weights(ops: Ops, items: Array | None, exponent: Any, divisor: Any, divisor
 
 def _weight_of_the_known(batch: Batch, present: Array | None, weight: Array | None, exponent: int) -> Array | None:
     """Class weights over 2**exponent, and 1 in their place where an item is left out."""
-    known, _ = _product(batch.ops, (batch.kept, present))
-    if weight is None or known is None:
+    if weight is None or batch.kept is present is None:
         return weight
+    known, _ = _product(batch.ops, (batch.kept, present))
     return batch.ops.xp.where(known, weight, times_power_of_two(batch.ops, 1.0, -exponent))
 
 
@@ -232,12 +236,13 @@ def _product(ops: Ops, factors: Factors) -> tuple[Array | None, Any]:
 
     An item that one factor leaves out has no say in the powers of two of the others.
     """
+    arrays: list[Any] = [x for x in factors if x is not None]
+    if len(arrays) == 1 and arrays[0].dtype.kind == "b":  # a mask alone
+        return arrays[0], 0
     xp = ops.xp
-    product: Array | None = None
+    product: Any = None
     exponent: Any = 0
-    for factor in factors:
-        if factor is None:
-            continue
+    for factor in arrays:
         if product is None:
             product = factor
         elif product.dtype.kind == factor.dtype.kind == "b":

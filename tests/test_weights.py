@@ -24,7 +24,7 @@ def rows_of(rng: Any, dtype: Any) -> tuple[Any, Any]:
 
 
 def close(dtype: Any) -> float:
-    return {np.float16: 2e-3, np.float32: 1e-6, np.float64: 1e-14}[dtype]
+    return {np.float16: 2e-3, np.float32: 3e-6, np.float64: 1e-14}[dtype]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -51,7 +51,7 @@ def test_the_size_of_all_sample_weights_changes_no_weighted_mean(
     for power in POWERS:
         grad, value = calculator(guesses, truths, sample_weight=weight * 10.0**power)
         assert_same(value, expected[1], rtol=close(np.float64) if dtype == np.float64 else 1e-6)
-        assert_same(grad, expected[0], rtol=close(dtype), atol=1e-3 * close(dtype))
+        assert_same(grad, expected[0], rtol=close(dtype), atol=0.1 * close(dtype))
 
 
 @pytest.mark.parametrize("alias, options, reduction", [
