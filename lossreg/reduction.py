@@ -1,8 +1,8 @@
 """Mask, present truths and weights -> one weight per item, and the divisor. Both are known before the formula runs.
 
 Weights may be of any size, and formulas compute in float32. So products of weights are kept as an array times a power
-of two: the largest number of the array lies in [1, 2). Multiplying by a power of two is exact, so the size of all
-weights together changes no digit of a mean.
+of two, which is 1 unless the largest weight is far from 1; then the largest number of the array lies in [1, 2).
+Multiplying by a power of two is exact, so the size of all weights together changes no digit of a mean.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ NormalizeBy = Literal["mask", "values"]
 
 Factors = tuple[Array | None, ...]
 """Arrays that broadcast to the values and are multiplied; None for 1."""
+
+
+NEAR_1 = 40
+"""The largest weight is near 1 if it lies within this many powers of two: float32 holds it and much smaller ones."""
 
 
 @dataclass(eq=False)
@@ -264,13 +268,15 @@ def _product(ops: Ops, factors: Factors) -> tuple[Array | None, Any]:
 
 
 def _normalized(ops: Ops, array: Array) -> tuple[Array, Any]:
-    """(array / 2**exponent, exponent), so that the largest number lies in [1, 2). Bools and zeros stay."""
+    """(array / 2**exponent, exponent), so that the largest number is near 1. Bools and zeros stay."""
     if array.dtype.kind == "b" or not array.size:
         return array, 0
     largest = array.max()
     if not ops.on_device:
         exponent = power_of_two_of(float(largest))
-        return (array / math.ldexp(1.0, exponent) if exponent else array), exponent
+        if abs(exponent) <= NEAR_1:
+            return array, 0
+        return array / math.ldexp(1.0, exponent), exponent
     wide = ops.xp.where(largest > 0, largest, 1.0).astype(np.float64)
     mantissa, exponents = ops.xp.frexp(wide)
     # the mantissa lies in [0.5, 1), so this is the power of two; it is a number also where twice of it is not
