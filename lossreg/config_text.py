@@ -216,7 +216,7 @@ def _nested(sections: dict[str, dict[str, Any]], problems: list[Problem]) -> dic
         if parent and parent not in sections:
             problems.append((name, f"the section that it is part of is missing: write [{parent}], if need be empty"))
     for node, (name, options) in zip(nodes, sections.items()):
-        twice = options.keys() & node.keys()
+        twice = [key for key in options if key in node]
         problems += [(join(name, key), "is an option and a section") for key in twice]
         node.update(options)
     return tree

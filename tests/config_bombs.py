@@ -225,7 +225,9 @@ def run(kind: str) -> str:
 
 def measure(kind: str, timeout: float = 120) -> tuple[float, float, str]:
     """(seconds, megabytes, outcome) in a process of its own."""
-    command = [sys.executable, __file__, kind]
+    # A new process begins with the peak of the one that started it, so there is a small one between.
+    between = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
+    command = [sys.executable, "-c", between, sys.executable, __file__, kind]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=environment)
     if done.returncode:
