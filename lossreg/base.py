@@ -294,12 +294,11 @@ class ReducedLoss(Loss):
         if not isinstance(scale, float):
             if not isinstance(weights.exponent, int):
                 # its size is on the device: a gradient that would be infinite is large, so that one of 0 stays 0
-                limit = float(np.finfo(compute_dtype(batch.arrays[0].dtype)).max) / 4.0  # items are below 2
+                limit = limits(compute_dtype(batch.arrays[0].dtype))[1] / LARGEST_ITEM
                 weights.scale = batch.ops.xp.clip(scale, -limit, limit)
         elif not (scale == 0.0 or 1e-37 < abs(scale) < 1e38):  # what is not nearly always so
-            dtype = compute_dtype(batch.arrays[0].dtype)
-            limits = np.finfo(dtype)
-            if not limits.tiny <= abs(scale) <= limits.max / 4.0:  # items are below 2
+            least, most = limits(compute_dtype(batch.arrays[0].dtype))
+            if not least <= abs(scale) <= most / LARGEST_ITEM:
                 return self._computed_wide(batch, truths, weights, wanted, grads)
         found = self.compute(batch, truths, weights, wanted, grads)
         self.bound_gradients(grads, weights)

@@ -73,7 +73,7 @@ def describe(value: Any) -> str:
                 return _in_one_line(text, at_most=4 * SHOWN)
         except KeyboardInterrupt:
             raise
-        except BaseException:  # properties and __repr__ of the value may raise anything
+        except Exception:  # properties and __repr__ of the value may raise anything
             continue
     return "an object that cannot be described"
 

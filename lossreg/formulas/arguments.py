@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType
@@ -60,63 +61,55 @@ def constant(value: Any) -> Constant:
         raise TypeError(f"Cannot run a formula: expected arrays, numbers and hashable values, got a {got}.") from None
 
 
-PLAIN = (bool, int, float, str, type(None))
-"""Types of the values around a formula that are looked at again before each call."""
+WATCHED = (numbers.Number, str, tuple, FunctionType, type(None))
+"""Types of values around a formula that its graph depends on. What functions read in turn is followed as well."""
 
 _Place = tuple[Any, Any]
 """A mapping and a key, or a closure's cell and None."""
 
 
 def surroundings(formula: Callable[..., Any]) -> tuple[Any, ...]:
-    """The numbers, texts and switches that a formula reads from outside of its arguments, as they are now.
+    """The numbers, texts, tuples and functions that a formula reads from outside of its arguments, as they are now.
 
     A graph that was traced while they had other values is not the graph of the formula any more.
     """
-    places = _places(formula)
-    if not places:
+    if not _places(formula):
         return ()
-    return tuple([_identity(_read(place)) for place in places])
+    values: list[Any] = []
+    seen: set[Any] = set()
+    left: list[Any] = [formula]
+    while left:
+        function = left.pop()
+        if function in seen:
+            continue
+        seen.add(function)
+        for place in _places(function):
+            value = _read(place)
+            if isinstance(value, WATCHED):
+                values.append(_identity(value))
+            if isinstance(value, FunctionType):
+                left.append(value)
+    return tuple(values)
 
 
 def _read(place: _Place) -> Any:
     holder, key = place
-    if key is None:
+    if key is not None:
+        return holder.get(key)
+    try:
         return holder.cell_contents
-    return holder.get(key)
+    except ValueError:  # empty while the function around it runs
+        return None
 
 
 @functools.lru_cache(maxsize=4096)
-def _places(formula: Callable[..., Any]) -> tuple[_Place, ...]:
-    """Where a formula reads plain values and functions: globals and cells, also those of functions that it calls."""
-    places: list[_Place] = []
-    seen: set[Any] = set()
-    left = [formula]
-    while left:
-        function = left.pop()
-        # lossreg's own modules change nothing while a program runs
-        if not isinstance(function, FunctionType) or function in seen or function.__module__.startswith("lossreg."):
-            continue
-        seen.add(function)
-        for place in _names_read(function):
-            value = _read(place)
-            if isinstance(value, (*PLAIN, FunctionType)):
-                places.append(place)
-            left.append(value)
-    return tuple(places)
-
-
-def _names_read(function: FunctionType) -> list[_Place]:
-    """The globals and the filled cells that a function mentions."""
+def _places(function: Callable[..., Any]) -> tuple[_Place, ...]:
+    """The globals and cells that a function of a user mentions; lossreg's own modules change nothing in a program."""
+    if not isinstance(function, FunctionType) or (function.__module__ or "").startswith("lossreg."):
+        return ()
     scope: Mapping[str, Any] = function.__globals__
     names = {name for code in _codes(function.__code__) for name in code.co_names if name in scope}
-    places: list[_Place] = [(scope, name) for name in sorted(names)]
-    for cell in function.__closure__ or ():
-        try:
-            cell.cell_contents  # noqa: B018  (empty while the function around it runs)
-        except ValueError:
-            continue
-        places.append((cell, None))
-    return places
+    return (*((scope, name) for name in sorted(names)), *((cell, None) for cell in function.__closure__ or ()))
 
 
 def _codes(code: CodeType) -> list[CodeType]:

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
 import stat
 import uuid
 import warnings
@@ -23,7 +24,10 @@ from ..environment import ENVIRONMENT
 __all__ = ["CodeCache", "code_cache"]
 
 MAX_FILES = 4096
-"""Files that are kept, of 10 to 100 KB each; beyond it the oldest half is removed."""
+"""Files that are kept, mostly of 3 to 15 KB; beyond it the oldest half is removed."""
+
+_OWN_NAME = re.compile(r"[0-9a-f]{40}\.o(\.[0-9a-f]{32})?")
+"""Names of files that lossreg wrote, or began to write."""
 
 DIGEST_BYTES = 32
 
@@ -115,9 +119,10 @@ def _opened(path: Path) -> Iterator[int | None]:
 def _check_own(status: os.stat_result, what: str) -> None:
     """Raise unless a file or folder is the user's own, and nobody else may write to it."""
     if status.st_uid != os.geteuid():
-        raise PermissionError(1, f"{what} belongs to user {status.st_uid}, and what lies in it would be run by another")
+        expected = f"not to you (user {os.geteuid()}); its code would be run with your rights"
+        raise PermissionError(1, f"{what} belongs to user {status.st_uid}, {expected}")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(1, f"others may write to {what}, and what lies in it would be run: chmod go-w")
+        raise PermissionError(1, f"others may write to {what}, and their code would be run with your rights: chmod go-w")
 
 
 def _read(path: Path, name: str, folder: int | None) -> bytes:
@@ -152,9 +157,9 @@ def _write(path: Path, name: str, content: bytes, folder: int | None) -> None:
 
 
 def _remove_oldest(path: Path, folder: int | None) -> None:
-    """Halve a folder that has too many files."""
+    """Remove the older half of lossreg's files where there are too many; other files are never touched."""
     with os.scandir(path if folder is None else folder) as entries:
-        files = [entry for entry in entries if entry.is_file(follow_symlinks=False)]
+        files = [entry for entry in entries if _OWN_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
         if len(files) <= MAX_FILES:
             return
         files.sort(key=lambda entry: entry.stat(follow_symlinks=False).st_mtime)

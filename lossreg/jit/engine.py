@@ -42,7 +42,9 @@ READS_HALVES = _reads_halves()
 """Whether the CPU converts float16 in hardware; otherwise LLVM calls a helper that JIT code cannot link."""
 
 _CPU, _FEATURES = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-_MADE_FOR = f"{llvm.get_default_triple()} {_CPU} {_FEATURES} {llvm.llvm_version_info}"
+PASSES = 1
+"""To be raised when `_object_code` compiles in another way."""
+_MADE_FOR = f"{PASSES} {llvm.get_default_triple()} {_CPU} {_FEATURES} {llvm.llvm_version_info}"
 
 llvm.initialize_native_target()
 llvm.initialize_native_asmprinter()
@@ -75,6 +77,10 @@ _unused: collections.deque[_InUse] = collections.deque()
 work: an engine ends by a call of llvmlite."""
 
 
+_recent: collections.deque[Machine] = collections.deque(maxlen=8)
+"""Machine code of the last works: a caller that was interrupted asks for it again."""
+
+
 def compiled(body: str) -> Machine:
     """Machine code of the LLVM text of `body(call, scratch)`."""
     machine = undisturbed(functools.partial(_machine, body))
@@ -87,14 +93,15 @@ def _machine(body: str) -> Machine:
     text = body + entries()
     name = hashlib.sha256(f"{_MADE_FOR}\n{text}".encode()).hexdigest()[:40]
     machine = _in_use[name]() if name in _in_use else None
-    if machine is not None:
-        return machine
-    code = code_cache().read(name)
-    if code is None:
-        code = _object_code(name, text)
-        code_cache().write(name, code)
-    _drop_unused()
-    return _loaded(name, code)
+    if machine is None:
+        code = code_cache().read(name)
+        if code is None:
+            code = _object_code(name, text)
+            code_cache().write(name, code)
+        _drop_unused()
+        machine = _loaded(name, code)
+    _recent.append(machine)
+    return machine
 
 
 def _drop_unused() -> None:

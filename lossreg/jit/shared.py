@@ -8,7 +8,7 @@ of work until none is left. A word of the call, the gate, says whether helpers m
 
 So helpers touch the arrays of a call only between the two ends of `run`. That is one call of C for Python: no signal
 handler runs and no exception is raised in between, and the caller's frame, which keeps the arrays alive, cannot end.
-Before it and after it a helper touches the slots alone, which its job keeps alive.
+Before it and after it a helper touches the slots and its own code alone, which its job keeps alive.
 """
 
 from __future__ import annotations

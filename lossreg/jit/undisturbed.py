@@ -36,7 +36,8 @@ def undisturbed(work: Callable[[], Result]) -> Result:
     process = os.getpid()
     try:
         _thread.start_new_thread(task.run, ())
-    except RuntimeError:  # no more threads, or the interpreter is shutting down
+    except RuntimeError:
+        # No more threads, or the interpreter is shutting down: this is the one case in which signals may disturb.
         task.run()
     while not task.done.acquire(timeout=LOOK_AGAIN):
         if os.getpid() != process:  # forked by a signal handler: the thread is the parent's
@@ -108,7 +109,7 @@ class _Turn:
         os.register_at_fork(before=self.acquire, after_in_parent=self.release, after_in_child=self.release)
 
     def wait(self) -> None:
-        """Return when nobody works. The compiler's own exit handlers must not run beside it."""
+        """Return when nobody works. What LLVM holds is destroyed at the end of the process: nobody may use it then."""
         self.acquire()
         self.release()
 

@@ -42,8 +42,8 @@ def _jit() -> Ops:
 
 def _new_jit_ops() -> Ops:
     if getattr(getattr(sys.modules.get("llvmlite"), "__spec__", None), "_initializing", False):
-        # by another thread than this one, which alone imports it for lossreg; that thread may be waiting for this one
-        raise ImportError("llvmlite is being imported at this moment: call again when it has been")
+        # The thread that imports it may be the one that waits for this one, in a signal handler.
+        raise ImportError("llvmlite is being imported at this moment, and not by lossreg: call again when it has been")
     from .jit_ops import JitOps
 
     return JitOps()

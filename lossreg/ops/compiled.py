@@ -95,6 +95,7 @@ class CompiledOps(Ops, ABC):
             flat = True
         columns = min(size, self.flat_columns) if flat else shape[-1] if shape else 1
         count = -(-size // columns) if columns else 0
+        options_end = len(given) - 1 + len(static)
         numbers: dict[int, float] = {}
         places: list[int] = []
         used: list[Array] = []  # keeps copies alive
@@ -107,7 +108,9 @@ class CompiledOps(Ops, ABC):
                 if not isinstance(x, (float, np.floating)):
                     return constant(x)
                 number = float(x)
-                numbers[place] = number if least <= abs(number) <= most else fitting(number, dtype)
+                # options are made to fit; the scale and the weight, behind them, may be as small as they are
+                fits_already = least <= abs(number) <= most or place >= options_end
+                numbers[place] = number if fits_already else fitting(number, dtype)
                 return float
             if x.ndim == 0 or x.size == 1 and not rows:
                 if not on_device:
@@ -130,8 +133,6 @@ class CompiledOps(Ops, ABC):
         scales = weighs = None
         if readable:
             scales = lay(scale, len(described))
-            if isinstance(scale, float):
-                numbers[len(described)] = scale  # which may be as small as it is
             weighs = None if weight is None else lay(given[-1], len(described) + 1)
         grads, targets = None, []
         if out is not None:

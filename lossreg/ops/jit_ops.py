@@ -74,8 +74,13 @@ class _Kernel:
 def _run(machine: Machine, call: Any, scratch_bytes: int, blocks: int) -> None:
     """Run a call to its end; helpers take some of its blocks."""
     if blocks > 1:
-        ask_helpers(functools.partial(_enter, machine.help, call, scratch_bytes), blocks)
+        ask_helpers(functools.partial(_help, machine, call, scratch_bytes), blocks)
     _enter(machine.run, call, scratch_bytes)
+
+
+def _help(machine: Machine, call: Any, scratch_bytes: int) -> None:
+    """Help with a call. The machine is an argument: its code must be in memory until the helper has left it."""
+    _enter(machine.help, call, scratch_bytes)
 
 
 def _enter(entry: Callable[[Any, Any], None], call: Any, scratch_bytes: int) -> None:
