@@ -142,7 +142,9 @@ class PoissonNLL(ElementwiseLoss):
         if full:
             large = xp.maximum(truth, 1.0)
             per_count = xp.where(truth > 1.0, log_rate + (1.0 - xp.log(large)), log_rate)
-        counted = xp.where(truth == 0.0, 0.0, truth * per_count)  # no 0 * -inf
+        # a count of 0 is no term beside the logarithm -inf; beside an infinite rate it is NaN, as in PyTorch
+        no_count = truth == 0.0 if log_input else (truth == 0.0) & ~xp.isinf(guess)
+        counted = xp.where(no_count, 0.0, truth * per_count)
         if log_input:
             rate = xp.exp(guess)
             # beyond e^80 a rate could be infinite beside a count that is, too: its root is taken out of both
