@@ -18,12 +18,16 @@ from .arrays import Batch, Layout
 from .checks import Interval, OneOf, check_domain, check_shape, describe, fail
 from .interop import OURS, foreign_arrays, is_foreign, like
 from .ops import Array, Ops
-from .ops.base import compute_dtype
+from .ops.base import compute_dtype, limits, without_float_warnings
 from .reduction import NormalizeBy, Reduction, Weights, item_array, times_power_of_two, weigh
 from .schema import Configurable
 from .state import LossState
 
 __all__ = ["CoupledLoss", "ElementwiseLoss", "Loss", "ReducedLoss", "RowLoss", "Truths"]
+
+
+LARGEST_ITEM = 2.0**41
+"""A weight is below this (see `reduction.NEAR_1`): times a scale below the largest number over this it is finite."""
 
 
 class Loss(Configurable, ABC):
@@ -291,20 +295,19 @@ class ReducedLoss(Loss):
         if grads is None:
             return self.compute(batch, truths, weights, wanted, None)
         scale = weights.scale
-        if not isinstance(scale, float):
-            if not isinstance(weights.exponent, int):
-                # its size is on the device: a gradient that would be infinite is large, so that one of 0 stays 0
-                limit = limits(compute_dtype(batch.arrays[0].dtype))[1] / LARGEST_ITEM
-                weights.scale = batch.ops.xp.clip(scale, -limit, limit)
-        elif not (scale == 0.0 or 1e-37 < abs(scale) < 1e38):  # what is not nearly always so
-            least, most = limits(compute_dtype(batch.arrays[0].dtype))
-            if not least <= abs(scale) <= most / LARGEST_ITEM:
+        least, most = limits(compute_dtype(batch.arrays[0].dtype))
+        if isinstance(scale, float):
+            if scale != 0.0 and not least <= abs(scale) <= most / LARGEST_ITEM:
                 return self._computed_wide(batch, truths, weights, wanted, grads)
+        elif not isinstance(weights.exponent, int):
+            # Its size is on the device, where all weights are below 2: a gradient that would be infinite is large
+            # instead, so that one of 0 stays 0.
+            weights.scale = batch.ops.xp.clip(scale, -most / 4.0, most / 4.0)
         found = self.compute(batch, truths, weights, wanted, grads)
         self.bound_gradients(grads, weights)
         return found
 
-    @np.errstate(all="ignore")
+    @without_float_warnings
     def _computed_wide(
         self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, grads: list[Array]
     ) -> tuple[Array | None, Any]:
@@ -399,18 +402,14 @@ class ElementwiseLoss(ReducedLoss):
         )
 
 
-def fitting(option: float, dtype: Any) -> float:
-    """A positive option as a number of a dtype: at least the smallest normal one, at most the largest."""
-    limits = np.finfo(dtype)
-    return min(max(option, float(limits.tiny)), float(limits.max))
-
-
 def _fitting_array(ops: Ops, options: Any, dtype: Any) -> Any:
-    """An array of options with no number that is infinite in a dtype; what is no array as it is."""
+    """An array of options with the rule of `fitting` for each number; what is no array as it is."""
     if not ops.owns(options):
         return options
-    largest = float(np.finfo(dtype).max)
-    return ops.xp.clip(options, -largest, largest)
+    least, most = limits(dtype)
+    size = abs(options)
+    is_limited = (size > 0.0) & (size < np.inf)
+    return ops.xp.where(is_limited, ops.xp.copysign(ops.xp.clip(size, least, most), options), options)
 
 
 @functools.cache
@@ -471,7 +470,7 @@ class CoupledLoss(ReducedLoss):
     ) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
         """(values, backprop): `backprop` takes the slope with respect to each value and returns that of each input."""
 
-    @np.errstate(all="ignore")
+    @without_float_warnings
     def compute(
         self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
     ) -> tuple[Array | None, Any]:

@@ -71,8 +71,6 @@ def describe(value: Any) -> str:
             text = words(value)
             if text:
                 return _in_one_line(text, at_most=4 * SHOWN)
-        except KeyboardInterrupt:
-            raise
         except Exception:  # properties and __repr__ of the value may raise anything
             continue
     return "an object that cannot be described"

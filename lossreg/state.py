@@ -599,7 +599,7 @@ def _wide(x: Any) -> Any:
         get_ops(x)  # raises for arrays of a library that no backend handles
         if x.dtype.kind in "fiub" or x.dtype.name == "bfloat16":
             if isinstance(x, (np.generic, np.ndarray)) and not x.ndim:
-                return _wide(x.item())
+                return int(x) if x.dtype.kind in "biu" else float(x)
             if x.dtype == np.uint64 and (x > MAX_INT64).any():
                 raise OverflowError(_TOO_LARGE)
             return x.astype(np.int64 if x.dtype.kind in "biu" else np.float64, copy=False)

@@ -122,7 +122,7 @@ def _check_own(status: os.stat_result, what: str) -> None:
         expected = f"not to you (user {os.geteuid()}); its code would be run with your rights"
         raise PermissionError(1, f"{what} belongs to user {status.st_uid}, {expected}")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(1, f"others may write to {what}, and their code would be run with your rights: chmod go-w")
+        raise PermissionError(1, f"others may write to {what}, and their code would be run with your rights")
 
 
 def _read(path: Path, name: str, folder: int | None) -> bytes:

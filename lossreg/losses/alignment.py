@@ -13,6 +13,7 @@ from ..base import ReducedLoss, Truths, Wanted
 from ..checks import describe, fail, first_bad, on_host
 from ..config import register
 from ..ops import Array
+from ..ops.base import without_float_warnings
 from ..ragged import is_ragged, read_ragged
 from ..reduction import Weights
 from ..schema import Configurable
@@ -192,7 +193,7 @@ class CTC(ReducedLoss, WrtOption):
         padded[np.arange(padded.shape[1]) < lengths[:, None]] = targets
         return padded
 
-    @np.errstate(all="ignore")
+    @without_float_warnings
     def compute(
         self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
     ) -> tuple[Array | None, Any]:

@@ -9,10 +9,11 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, Gt, Le
 
 from ..arrays import Batch, Layout
-from ..base import CoupledLoss, RowLoss, Truths, fitting
+from ..base import CoupledLoss, RowLoss, Truths
 from ..checks import OneOf, check_domain, check_shape, fail
 from ..config import register
 from ..ops import Array
+from ..ops.base import fitting
 from ..reduction import Reduction
 from ..schema import INFINITY_ALLOWED
 from ..targets import Targets

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 from annotated_types import Ge, Gt
 
 from ..arrays import Batch
@@ -14,7 +13,7 @@ from ..base import Truths, Wanted
 from ..checks import check_shape, describe, fail
 from ..config import register
 from ..ops import Array
-from ..ops.base import compute_dtype
+from ..ops.base import compute_dtype, without_float_warnings
 from ..ragged import is_ragged
 from ..reduction import Weights
 from ..schema import Configurable
@@ -133,7 +132,7 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
             value, slope = value + z * log_sum * log_sum, slope + e * (2.0 * z * log_sum / (1.0 + rest))
         return value, slope * curve
 
-    @np.errstate(all="ignore")
+    @without_float_warnings
     def compute(
         self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
     ) -> tuple[Array | None, Any]:

@@ -13,6 +13,7 @@ from ..checks import describe, fail
 from ..config import register
 from ..interop import foreign_arrays
 from ..ops import get_ops
+from ..ops.base import without_float_warnings
 from ..schema import INFINITY_ALLOWED, Problem
 from ..state import AverageState, State, max_field, weighed
 from .base import Key, Metric
@@ -76,7 +77,7 @@ class Norm(Metric):
         """What numbers are raised to before they are added."""
         return self.ord if isinstance(self.ord, float) else 2.0
 
-    @np.errstate(all="ignore")
+    @without_float_warnings
     @foreign_arrays
     def get_state(self, tensor: Any, mask: Any = None) -> State:
         """The norms of a batch."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 
@@ -15,7 +15,20 @@ from ..formulas.program import ArrayType, array_type, program
 from ..formulas.replay import Replay
 from .alignment import align
 
-__all__ = ["Array", "Ops", "check_indices", "compute_dtype", "fits", "fitting", "is_half", "limits", "wrong_shape"]
+__all__ = [
+    "Array",
+    "Ops",
+    "check_indices",
+    "compute_dtype",
+    "fits",
+    "fitting",
+    "is_half",
+    "limits",
+    "without_float_warnings",
+    "wrong_shape",
+]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 Array = Any
 """An array of NumPy, CuPy or another library with the same interface."""
@@ -31,6 +44,20 @@ def is_half(dtype: Any) -> bool:
 def compute_dtype(dtype: Any) -> Any:
     """The dtype in which guesses of a dtype are computed: float32 for halves and float32, else float64."""
     return np.dtype(np.float32 if is_half(dtype) or dtype == np.float32 else np.float64)
+
+
+def without_float_warnings(method: Method) -> Method:
+    """A method in which NumPy says nothing of overflows: what is left out may hold anything.
+
+    As a decorator, `np.errstate` of NumPy 1 would share one memory of the former settings among threads and calls.
+    """
+
+    @functools.wraps(method)
+    def quiet(*args: Any, **kwargs: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return method(*args, **kwargs)
+
+    return cast(Method, quiet)
 
 
 @functools.lru_cache(maxsize=16)

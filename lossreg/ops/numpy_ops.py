@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..formulas.replay import Replay
-from .base import Array, Ops
+from .base import Array, Ops, without_float_warnings
 
 __all__ = ["NumpyOps"]
 
@@ -29,7 +29,7 @@ class NumpyOps(Ops):
         """NumPy arrays and scalars."""
         return isinstance(value, (np.ndarray, np.generic))
 
-    @np.errstate(all="ignore")  # items of weight 0 may hold anything
+    @without_float_warnings
     def run(self, *args: Any, **options: Any) -> tuple[Array | None, Any]:
         """As the generic body, block by block."""
         values, total = super().run(*args, **options)
