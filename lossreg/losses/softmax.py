@@ -83,10 +83,10 @@ def softmax_cross_entropy(
         apart = peak - best + xp.log(outside) - xp.log(best_sum)
         nll = xp.where(near, xp.log1p(outside / inside), apart)
         value = xp.where(a == 0.0, 0.0, a * nll)
-    mass = a
+    mass, smoothed_mass = a, 0.0
     if s is not None:
         value = value + xp.row_sum(xp.where(s == 0.0, 0.0, s * xp.where(at_peak, 0.0, peak - x))) + spread * log_rest
-        mass = a + spread
+        mass, smoothed_mass = a + spread, spread
     # p - q on S is -q times the probability outside S: no cancellation for a confident row
     label = -a * outside / total
     if members is None:
@@ -94,7 +94,7 @@ def softmax_cross_entropy(
             label = label + spread * e_label / total
         slope = xp.where(xp.columns(x) == ids, label, e * (mass / total))
     else:
-        slope = e * (xp.where(members, mass - a, mass) / total) + f / best_sum * label
+        slope = e * (xp.where(members, smoothed_mass, mass) / total) + f / best_sum * label
     return value, slope if s is None else slope - s
 
 

@@ -253,7 +253,8 @@ def draw_weights(d: Draw, classes: int) -> dict[str, Any]:
         return {}
     weight = [d.uniform(0.1, 3) if d.chance(0.9) else 0.0 for _ in range(classes)]
     if d.chance(0.03):
-        weight = [w * d.pick([1e-30, 1e-44, 1e39]) for w in weight]
+        size = d.pick([1e-30, 1e-44, 1e39, 1e-200, 1e200])
+        weight = [w * size * d.pick([1.0, 1e-9, 1e9]) for w in weight]
     return {"class_weight": tuple(weight)}
 
 

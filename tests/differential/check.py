@@ -176,7 +176,10 @@ def cut(x: Any, part: slice, case: Case, n: int) -> Any:
     axes = len(shape) if case.spec.arrangement.kind == "array" else 2
     if array.size == np.prod(shape) and len(array) != n:  # a mask of any shape
         return array.reshape(shape)[part]
-    return array[part] if array.ndim >= axes and len(array) == n else x
+    if array.ndim >= axes:
+        return array[part] if len(array) == n else x
+    # beside a part with as many rows as columns, fewer axes could be read in two ways
+    return array.reshape(*(1 for _ in range(len(shape) - array.ndim)), *array.shape) if array.ndim else x
 
 
 # Comparing

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .cases import BACKENDS, NAMES, draw_case, known
+from .cases import BACKENDS, NAMES, draw_case
 from .check import Outcome, run_case
 
 __all__ = ["Failure", "Summary", "main", "run_seeds"]
@@ -32,8 +32,6 @@ class Failure:
     name: str
     text: str
     message: str
-    region: str
-    """The known region that it lies in, or ""."""
     command: str
 
     def __str__(self) -> str:
@@ -77,9 +75,7 @@ class Summary:
         return "\n".join(lines)
 
 
-def run_seeds(
-    seeds: Iterable[int], only: str | None = None, skip_known: bool = False, backends: tuple[str, ...] = BACKENDS
-) -> Summary:
+def run_seeds(seeds: Iterable[int], only: str | None = None, backends: tuple[str, ...] = BACKENDS) -> Summary:
     """Run the cases of some seeds in this process."""
     summary = Summary()
     for seed in seeds:
@@ -87,12 +83,9 @@ def run_seeds(
         command += f" --backend {' '.join(backends)}" if backends != BACKENDS else ""
         try:
             case = draw_case(seed, only, backends)
-            region = known(case)
         except Exception as error:
             message = f"the tester itself raised {type(error).__name__}: {error}"
-            summary.failures.append(Failure(seed, "", "no case", message, "", command))
-            continue
-        if skip_known and region:
+            summary.failures.append(Failure(seed, "", "no case", message, command))
             continue
         name, text = case.problem.name, str(case)
         try:
@@ -106,7 +99,7 @@ def run_seeds(
             found = (outcome.share, seed)
             summary.worst[case.dtype] = max(summary.worst.get(case.dtype, (0.0, 0)), found)
         if outcome.status == "wrong":
-            summary.failures.append(Failure(seed, name, text, outcome.message, region, command))
+            summary.failures.append(Failure(seed, name, text, outcome.message, command))
     return summary
 
 
@@ -118,7 +111,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=NAMES, metavar="NAME", help="one calculator, such as Huber.v1")
     parser.add_argument("--case", type=int, help="run the case of this seed alone")
     parser.add_argument("--backend", choices=(*BACKENDS, "cuda"), nargs="+", help="some backends alone")
-    parser.add_argument("--skip-known", action="store_true", help="leave out the regions in cases.KNOWN")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--show", type=int, default=5, help="how many failures of each kind are printed")
     given = parser.parse_args(arguments)
@@ -132,14 +124,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chunks = [range(first, min(first + CHUNK, stop)) for first in range(seed, stop, CHUNK)]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(given.jobs, mp_context=context) as pool:
-        futures = {pool.submit(run_seeds, chunk, given.only, given.skip_known, backends): chunk for chunk in chunks}
+        futures = {pool.submit(run_seeds, chunk, given.only, backends): chunk for chunk in chunks}
         for future in concurrent.futures.as_completed(futures):
             chunk = futures[future]
             try:
                 summary.add(future.result())
             except concurrent.futures.process.BrokenProcessPool:
                 text = f"A process died; one of its cases was among {chunk.start} to {chunk.stop - 1}"
-                summary.failures.append(Failure(chunk.start, "", text, "no result", "", ""))
+                summary.failures.append(Failure(chunk.start, "", text, "no result", ""))
     print(summary)
     report(summary, given.show)
     seconds = time.monotonic() - start
@@ -148,14 +140,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(summary: Summary, show: int) -> None:
-    """The failures: new ones first, and those of known regions by region."""
+    """The failures, by calculator and kind."""
     groups = collections.defaultdict(list)
     for failure in sorted(summary.failures, key=lambda failure: failure.seed):
         kind = re.sub(r"[-\d.einfa]+", "", failure.message)[:40]
-        groups[failure.region, failure.name, kind].append(failure)
-    for (region, name, _), failures in sorted(groups.items()):
-        print(f"\n{f'KNOWN ({region})' if region else 'WRONG'}: {name}, {len(failures)} cases")
-        for failure in failures[: 1 if region else show]:
+        groups[failure.name, kind].append(failure)
+    for (name, _), failures in sorted(groups.items()):
+        print(f"\nWRONG: {name}, {len(failures)} cases")
+        for failure in failures[:show]:
             print(f"  {failure}")
 
 
@@ -165,7 +157,7 @@ def run_one(seed: int, only: str | None, backends: tuple[str, ...]) -> int:
     print(case)
     for what in ("guesses", "truths", "call"):
         print(f"{what}: {getattr(case, what)!r}")
-    print(f"mistake: {case.mistake or 'none'}; known region: {known(case) or 'none'}")
+    print(f"mistake: {case.mistake or 'none'}")
     outcome: Any = run_case(case)
     print(outcome)
     return 1 if outcome.status == "wrong" else 0
