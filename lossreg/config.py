@@ -338,8 +338,8 @@ def _with_schema(tree: dict[str, Any], schema: Any, validate: bool = True) -> di
 
 @contextlib.contextmanager
 def _as_config_error() -> Iterator[None]:
-    """Whatever goes wrong while a config is read is a problem of the config: confection, configparser, catalogue and
-    pydantic raise a dozen types, among them KeyError and RecursionError.
+    """Whatever goes wrong while a config is read is a problem of the config: confection, catalogue and pydantic raise a
+    dozen types, among them KeyError and RecursionError.
     """
     try:
         yield

@@ -301,12 +301,12 @@ def parse_json(text: str, path: str = "") -> tuple[Any, bool]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ConfigError([("", f"the key {_short(twice)} is given twice in one JSON object")])
-    return made
+    unique: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in unique:
+            raise ConfigError([("", f"the key {_short(key)} is given twice in one JSON object")])
+        unique[key] = value
+    return unique
 
 
 def _whole_number(digits: str) -> int:
@@ -320,9 +320,8 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_whole_number)
 
 def _containers(value: Any, text: str) -> int:
     """The number of lists and objects in a value. ConfigError if they are nested too deeply."""
-    at_most = text.count("[") + text.count("{")
-    if at_most <= MAX_DEPTH:
-        return at_most
+    if "[" not in text and "{" not in text:
+        return 0
     count, level = 0, [value]
     for _ in range(MAX_DEPTH + 1):
         level = [item for item in level if isinstance(item, (list, dict))]

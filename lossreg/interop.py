@@ -200,7 +200,7 @@ class _Torch(_DLPack):
     """PyTorch: bfloat16 travels as int16, and CuPy computes on the stream that is PyTorch's own at the time."""
 
     def why_not_writable(self, value: Any) -> str:
-        """As PyTorch's own functions with `out=`, but for negated views, which have no memory of their own."""
+        """Why `out=` would be refused, by PyTorch's own rules; negated views, which have no memory, are refused too."""
         import torch
 
         if value.requires_grad and torch.is_grad_enabled():

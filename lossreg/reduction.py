@@ -83,7 +83,8 @@ def weigh(
     """
     ops, shape = batch.ops, batch.values_shape
     size = math.prod(shape)
-    if mask is present is sample_weight is weight is None and reduction != "sequence_mean":
+    nothing_given = mask is None and present is None and sample_weight is None and weight is None
+    if nothing_given and reduction != "sequence_mean":
         divisor = None
         if reduction not in ("sum", "none"):
             divisor = float(len(batch) if reduction == "batch_mean" else size)
@@ -96,7 +97,9 @@ def weigh(
         present = present.reshape(shape)
     if weight is not None and weight.size == size:
         weight = weight.reshape(shape)
-    known_weight = _weight_of_the_known(batch, present, weight, exponent)
+    known_weight = weight
+    if reduction == "weighted_mean" and normalize_by == "values":  # elsewhere what is left out is 0 by mask and present
+        known_weight = _weight_of_the_known(batch, present, weight, exponent)
     item_factors: Factors = (mask, present, sample_weight, None if in_formula else weight)
     mean_factors: Factors = (mask, present, None, known_weight if in_mean else None)
     mean_exponent = exponent if in_mean and weight is not None else 0

@@ -59,7 +59,8 @@ def leaves(tree: Any, is_leaf: IsLeaf = None) -> Iterator[Any]:
 def get_path(context: Any, path: str) -> Any:
     """What lies at a path: names are keys of mappings or attributes, `[0]` is an index, `['a b']` any key.
 
-    KeyError names the path, the step that failed and what was there instead.
+    Attributes that begin with two underscores are not found. KeyError names the path, the step that failed and what was
+    there instead.
     """
     found, walked = context, ""
     for name, index, text in _steps(path):
@@ -68,6 +69,8 @@ def get_path(context: Any, path: str) -> Any:
                 found = found[next(key for key in (name, index) if key is not None and key in found)]
             elif name is None or (index is not None and not hasattr(found, name)):
                 found = found[index]
+            elif name.startswith("__"):  # these lead from an object to its class, and on to the whole program
+                raise AttributeError(name)
             else:
                 found = getattr(found, name)
         except (StopIteration, KeyError, IndexError, TypeError, AttributeError):

@@ -45,7 +45,7 @@ Path = tuple[str, ...]
 
 
 def interpolated(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a tree with the values of its variables; ConfigError if there is none or if one contains itself."""
+    """A copy of a tree with the values of its variables; ConfigError for one that means nothing or contains itself."""
     values = _Values(tree)
     return {key: values.at((key,)) for key in tree}
 
@@ -219,7 +219,7 @@ def copied(value: Any) -> Any:
 
 
 def literal(value: Any) -> Any:
-    """A value as part of a tree with variables, in which its own dollar signs begin none."""
+    """A value as literal text of a tree with variables: its dollar signs are doubled."""
     if isinstance(value, dict):
         return {key: literal(item) for key, item in value.items()}
     if isinstance(value, str):

@@ -241,3 +241,14 @@ def test_errors_can_be_sent_to_another_process() -> None:
     again = pickle.loads(pickle.dumps(caught.value))
     assert isinstance(again, KeyError)
     assert str(again) == str(caught.value) == "Cannot find 'b': expected 'b', got that the context is a dict with 'a'."
+
+
+def test_paths_do_not_lead_from_objects_to_the_program() -> None:
+    class Preds:
+        logits = 1.0
+
+    assert get_path({"preds": Preds()}, "preds.logits") == 1.0
+    assert get_path({"preds": {"__class__": 2.0}}, "preds.__class__") == 2.0
+    for path in ("preds.__class__", "preds.__class__.__init__.__globals__", "preds.__dict__"):
+        with pytest.raises(KeyError, match=r"Cannot find 'preds\.__"):
+            get_path({"preds": Preds()}, path)

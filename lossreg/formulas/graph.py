@@ -179,7 +179,11 @@ class Graph:
 
 
 def below(roots: Iterable[Symbol], through: bool = False, stop: Iterable[int] = ()) -> list[Symbol]:
-    """All that elements of the roots are computed of; not what rows are, unless `through`."""
+    """The symbols that roots depend on.
+
+    A value of a row or of the call is among them, but what it depends on only with `through`; the same for keys in
+    `stop`.
+    """
     seen, left, stop = {}, list(roots), set(stop)
     while left:
         x = left.pop()

@@ -35,7 +35,7 @@ class _Step:
     operation: Callable[..., Any]
     reads: list[int]
     drops: list[int]
-    """The values that no later step reads: temporaries that stay would leave the cache."""
+    """The values that no later step reads. They go at once: memory that is used again is still in the cache."""
 
 
 class Replay:

@@ -18,7 +18,7 @@ _NOTHING = object()
 def get_glob(context: Any, path: str) -> Any:
     """The part of a context that a path leads to, arranged as there: `*` is any one step, `**` any number of them.
 
-    What is before the first wildcard is left away. KeyError where nothing is found.
+    What is before the first wildcard is dropped from the result. KeyError where nothing is found.
     """
     head, steps = _read(path)
     tree = get_path(context, head) if head else context
@@ -77,5 +77,5 @@ def _lead_to(steps: tuple[str, ...], keys: tuple[str, ...]) -> bool:
 
 
 def _skipped(taken: set[int], steps: tuple[str, ...]) -> set[int]:
-    """With the ways that take a `**` for no key at all. There are no two of them in a row."""
+    """Also the positions behind each `**`, which may match no key. There are no two of them in a row."""
     return taken | {i + 1 for i in taken if i < len(steps) and steps[i] == "**"}

@@ -80,7 +80,7 @@ def fitting(number: float, dtype: Any) -> float:
 
 
 def wrong_shape(formula: Any, what: str, array: Any, shape: tuple[int, ...], rows: bool) -> ValueError:
-    """The error of an array that does not fit the guesses of a formula; no backend runs one that does not."""
+    """ValueError for an array whose shape does not fit the guesses."""
     expected = f"to broadcast to {shape}"
     if rows:
         expected = f"of shape ({shape[0]},), {shape} or {(1, *shape[1:])}"
@@ -200,7 +200,8 @@ class Ops:
         where it is 0, value and gradient are 0, whatever the formula gives. `scale` multiplies the gradients. `out` has
         one array for each guess, or is None when no gradient is wanted.
 
-        Errors: TypeError for a formula that is none; ValueError for shapes that do not fit, ids outside of a row.
+        Errors: TypeError if the formula does not return one value and a derivative for each guess, or cannot run on
+        symbols; ValueError for shapes that do not fit, ids outside of a row.
         """
         dtype, shape = compute_dtype(guesses[0].dtype), tuple(guesses[0].shape)
         arguments, weight = (*guesses, *others, *static), self.as_weight(weight)
