@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -355,3 +356,30 @@ def test_one_number_broadcasts_to_one_number(ops: Any) -> None:
         assert loss.get_loss(np.array(0.3), np.array(1.0)) == pytest.approx(2.5 * math.log1p(math.exp(-0.3)))
         grads = lossreg.MarginRanking().get_grad((np.array(0.3), np.array([0.1, 0.5])), np.array(1.0))
         assert [type(x) for x in grads] == [np.ndarray, np.ndarray]
+
+
+@each_backend
+@pytest.mark.parametrize(
+    "argument, got",
+    [
+        (np.ma.array([1.0, 2.0], mask=[0, 1]), "a masked array"),
+        (np.array(["1", "2"]), r"a <U1 array of shape \(2,\)"),
+        (np.array(["2026-01-01", "NaT"], "M8[D]"), r"a datetime64\[D\] array"),
+        (np.array([1j, 2.0]), r"a complex128 array"),
+        (np.array([1, None]), r"a object array"),
+    ],
+    ids=["masked", "text", "dates", "complex", "objects"],
+)
+def test_an_argument_that_holds_no_real_numbers_is_refused(ops: Any, argument: Any, got: str) -> None:
+    formula = lambda xp, x, w: (xp.row_sum(x * w), x * w)  # noqa: E731
+    with pytest.raises(TypeError, match=f"expected argument 2 to be an array of real numbers, got {got}"):
+        run(ops, formula, np.ones((2, 3)), argument, rows=True)
+
+
+@each_backend
+def test_a_matrix_is_an_array(ops: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        matrix = np.matrix(np.full((2, 3), 2.0))
+    formula = lambda xp, x, w: (xp.row_sum(x * w), x * w)  # noqa: E731
+    np.testing.assert_array_equal(run(ops, formula, np.ones((2, 3)), matrix, rows=True)[0], 6.0)

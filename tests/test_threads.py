@@ -26,7 +26,7 @@ from lossreg.ops import get_ops
 pytest.importorskip("llvmlite", "0.45", reason="llvmlite is not installed: pip install 'lossreg[jit]'")
 from lossreg import environment
 from lossreg.jit import cache as code_cache
-from lossreg.jit import engine, pool, shared
+from lossreg.jit import engine, pool, shared, undisturbed
 
 set_num_threads = lossreg.set_num_threads
 LARGE = 300_000
@@ -804,3 +804,13 @@ call(20)
 print(one >= 20, len(engine._in_use))
 """
     assert python(code, LOSSREG_CACHE_DIR="") == "True 1"
+
+
+def test_a_thread_that_dies_at_its_first_step_is_not_waited_for(monkeypatch: Any) -> None:
+    """As for want of memory: then its work ends without a word."""
+    start = _thread.start_new_thread
+    monkeypatch.setattr(
+        undisturbed._thread, "start_new_thread", lambda function, args: start(lambda *ignored: None, ())
+    )
+    with pytest.raises(MemoryError, match="no memory for the thread that compiles"):
+        undisturbed.undisturbed(lambda: 1)

@@ -62,15 +62,22 @@ class CodeCache:
         """Keep a piece of code, all or nothing, also when other processes write the same."""
         if self.folder is None:
             return
+        content = hashlib.sha256(code).digest() + code
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _opened(self.folder) as folder:
-                _write(self.folder, f"{name}.o", hashlib.sha256(code).digest() + code, folder)
-                _remove_oldest(self.folder, folder)
-        except FileNotFoundError:  # the folder was removed at this moment: the next code makes it anew
-            return
+            try:
+                self._write(name, content)
+            except FileNotFoundError:  # the folder was removed at this moment
+                self._write(name, content)
         except OSError as error:  # costs time at the next start, and nothing else
             self._stop(error)
+
+    def _write(self, name: str, content: bytes) -> None:
+        folder_path = self.folder
+        assert folder_path is not None
+        folder_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _opened(folder_path) as folder:
+            _write(folder_path, f"{name}.o", content, folder)
+            _remove_oldest(folder_path, folder)
 
     def warn(self) -> None:
         """Say once why code is not kept."""

@@ -15,6 +15,7 @@ import functools
 import os
 import sys
 import traceback
+import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -32,17 +33,27 @@ def undisturbed(work: Callable[[], Result]) -> Result:
         return work()
     if sys.is_finalizing():  # a finalizer makes a call when the interpreter ends: no other thread runs any more
         return work()
-    task = _Task(work)
-    process = os.getpid()
+    task, process = _Task(work), os.getpid()
+    arguments = (_Token(),)
+    thread_lives = weakref.ref(arguments[0])
     try:
-        _thread.start_new_thread(task.run, ())
+        _thread.start_new_thread(task.run, arguments)
     except RuntimeError:
         # No more threads, or the interpreter is shutting down: this is the one case in which signals may disturb.
-        task.run()
+        task.run(*arguments)
+    del arguments  # now the thread alone holds the token
     while not task.done.acquire(timeout=LOOK_AGAIN):
         if os.getpid() != process:  # forked by a signal handler: the thread is the parent's
             return undisturbed(work)
+        if thread_lives() is None and not task.done.acquire(blocking=False):
+            raise MemoryError("no memory for the thread that compiles")  # not even for its first step
+        if thread_lives() is None:
+            break
     return task.result()
+
+
+class _Token:
+    """What a thread holds as long as it lives."""
 
 
 class _Task(Generic[Result]):
@@ -55,18 +66,20 @@ class _Task(Generic[Result]):
         self.done = _thread.allocate_lock()
         self.done.acquire()
 
-    def run(self) -> None:
+    def run(self, token: _Token) -> None:
         """Work when it is this task's turn."""
-        _turn.acquire()
-        _turn.owner = _thread.get_ident()
         try:
-            self.results.append(self.work())
+            _turn.acquire()
+            try:
+                _turn.owner = _thread.get_ident()
+                self.results.append(self.work())
+            finally:
+                _turn.owner = None
+                _turn.release()
         except BaseException as error:  # the caller raises it
             self.error = error
             _clear_frames(error)
         finally:
-            _turn.owner = None
-            _turn.release()
             self.done.release()
 
     def result(self) -> Result:

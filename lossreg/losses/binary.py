@@ -182,4 +182,5 @@ def _has_floats(truths: Any) -> bool:
     """Whether nested lists hold numbers with points, or arrays of them: rows, where ints and names are labels."""
     if isinstance(truths, (list, tuple)):
         return any(map(_has_floats, truths))
-    return isinstance(truths, float) or getattr(getattr(truths, "dtype", None), "kind", "") == "f"
+    dtype = getattr(truths, "dtype", None)
+    return isinstance(truths, float) or dtype is not None and (dtype.kind == "f" or dtype.name == "bfloat16")

@@ -19,6 +19,7 @@ __all__ = [
     "Array",
     "Ops",
     "check_indices",
+    "check_numbers",
     "compute_dtype",
     "fits",
     "fitting",
@@ -94,6 +95,18 @@ def fits(shape: tuple[int, ...], guesses: tuple[int, ...], rows: bool) -> bool:
         count, columns = guesses
         return shape in ((), (count,), (count, columns), (1, columns))
     return len(shape) <= len(guesses) and all(n in (1, size) for n, size in zip(shape[::-1], guesses[::-1]))
+
+
+def check_numbers(formula: Any, place: int, array: Any) -> None:
+    """Raise unless an array holds real numbers, all of them: no text, no dates, and none that a mask leaves out."""
+    got = ""
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        got = f"a {array.dtype} array of shape {tuple(array.shape)}"
+    if isinstance(array, np.ma.MaskedArray):
+        got = "a masked array"
+    if got:
+        expected = f"argument {place + 1} to be an array of real numbers"
+        raise TypeError(f"Cannot run {name_of(formula)}: expected {expected}, got {got}.")
 
 
 def check_indices(formula: Any, ids: Any, columns: int) -> None:
@@ -260,6 +273,8 @@ class Ops:
                     f"got shape {tuple(x.shape)}."
                 )
         for i, x in enumerate(arguments):
+            if isinstance(x, self.xp.ndarray):
+                check_numbers(formula, i, x)
             if isinstance(x, self.xp.ndarray) and (rows or x.size != 1) and not fits(tuple(x.shape), shape, rows):
                 raise wrong_shape(formula, f"argument {i + 1}", x, shape, rows)
 
@@ -267,6 +282,7 @@ class Ops:
         """An argument as a replay takes it: numbers of rows as a column, one number without axes."""
         if not isinstance(x, self.xp.ndarray):
             return x
+        x = self.xp.asarray(x)  # a subclass may have other rules
         if rows:
             return x[:, None] if x.ndim == 1 else x
         return x.reshape(()) if x.size == 1 else x

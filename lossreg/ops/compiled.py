@@ -10,7 +10,7 @@ import numpy as np
 
 from ..formulas.arguments import ELEMENT, NUMBER, ROW, constant, surroundings
 from ..formulas.program import ArrayType
-from .base import Array, Ops, check_indices, compute_dtype, fits, fitting, limits, wrong_shape
+from .base import Array, Ops, check_indices, check_numbers, compute_dtype, fits, fitting, limits, wrong_shape
 
 __all__ = ["CompiledOps", "Kernel", "row_contiguous"]
 
@@ -112,6 +112,9 @@ class CompiledOps(Ops, ABC):
                 fits_already = least <= abs(number) <= most or place >= options_end
                 numbers[place] = number if fits_already else fitting(number, dtype)
                 return float
+            if type(x) is not array_type:  # a subclass may have a mask, or other rules
+                check_numbers(formula, place, x)
+                x = xp.asarray(x)
             if x.ndim == 0 or x.size == 1 and not rows:
                 if not on_device:
                     numbers[place] = float(x.reshape(()))
