@@ -50,11 +50,13 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 def _spare_memory(size: int) -> mmap.mmap | None:
     """Memory that was kept."""
-    for memory in reversed(tuple(_spare)):
-        if len(memory) == size:
-            with contextlib.suppress(ValueError):  # another thread took it
+    try:
+        for memory in reversed(tuple(_spare)):
+            if len(memory) == size:
                 _spare.remove(memory)
                 return memory
+    except (RuntimeError, ValueError):  # another thread, or a finalizer, took memory at this moment
+        return None
     return None
 
 

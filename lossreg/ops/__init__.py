@@ -32,15 +32,23 @@ def _numpy() -> Ops:
     return NumpyOps()
 
 
-@functools.cache
 def _jit() -> Ops:
     """The compiled backend; ImportError with the way to install it when llvmlite is missing."""
-    if not _compiler_is_there():
+    ops = _jit_if_installed()
+    if ops is None:
         raise ImportError("llvmlite 0.45 or newer is not installed: python -m pip install 'lossreg[jit]'")
+    return ops
+
+
+@functools.cache
+def _jit_if_installed() -> Ops | None:
+    """The compiled backend, None where llvmlite is missing. A signal handler may call in the middle of this."""
     return undisturbed(_new_jit_ops)
 
 
-def _new_jit_ops() -> Ops:
+def _new_jit_ops() -> Ops | None:
+    if not _compiler_is_there():
+        return None
     if getattr(getattr(sys.modules.get("llvmlite"), "__spec__", None), "_initializing", False):
         # The thread that imports it may be the one that waits for this one, in a signal handler.
         raise ImportError("llvmlite is being imported at this moment, and not by lossreg: call again when it has been")
@@ -60,7 +68,8 @@ def _default() -> Ops:
 @functools.cache
 def _default_of_environment() -> Ops:
     """The compiled backend where its compiler is installed and LOSSREG_JIT is not 0, else the NumPy backend."""
-    return _jit() if ENVIRONMENT.compiles and _compiler_is_there() else _numpy()
+    ops = _jit_if_installed() if ENVIRONMENT.compiles else None
+    return ops or _numpy()
 
 
 def _compiler_is_there() -> bool:
