@@ -71,7 +71,9 @@ def describe(value: Any) -> str:
             text = words(value)
             if text:
                 return _in_one_line(text, at_most=4 * SHOWN)
-        except Exception:  # properties and __repr__ of the value may raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # properties and __repr__ of the value may raise anything, a panic of Rust for example
             continue
     return "an object that cannot be described"
 

@@ -213,7 +213,9 @@ def test_the_gradients_of_the_reference_are_the_slopes_of_its_losses() -> None:
         if problem.tags & {"thinc", "lattice", "nan"} - ({"lattice"} if problem.tags.isdisjoint({"exact"}) else set()):
             continue
         small = 0 < sum(x.size for x in problem.guesses) < 1000
-        if not ordinary or of_logits or not small:
+        # a step crosses the smallest number, as which smaller probabilities count
+        at_end = name.endswith("y.v4") and any(((x > 0) & (x < 1e-4)).any() for x in problem.guesses)
+        if not ordinary or of_logits or not small or at_end:
             continue
         direction = [rng.normal(size=x.shape) * (0.1 + abs(x)) * (x != 0) for x in problem.guesses]
         with np.errstate(all="ignore"):
