@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")  # guesses may be bfloat16
+
 import lossreg
 from lossreg.reduction import Weights
 
