@@ -15,6 +15,9 @@ from .base import Array, Ops, check_indices, check_numbers, compute_dtype, fits,
 __all__ = ["CompiledOps", "Kernel", "row_contiguous"]
 
 
+NOTHING = constant(None)
+
+
 class Kernel(Protocol):
     """A formula, compiled for arrays of some dtypes and ranks."""
 
@@ -74,7 +77,7 @@ class CompiledOps(Ops, ABC):
         first = guesses[0]
         shape, size, dtype = first.shape, first.size, compute_dtype(first.dtype)
         least, most = limits(dtype)
-        weight = self.as_weight(weight)
+        weight = weight if weight is None else self.as_weight(weight)
         given = [*guesses, *others, weight]
         # a kernel reads as much of each as of the first
         for x in (*guesses[1:], *(out or ())):
@@ -104,16 +107,20 @@ class CompiledOps(Ops, ABC):
         def lay(x: Any, place: int) -> Any:
             """What the kernel is compiled for; where the data lies goes into `places`, or a number into `numbers`."""
             nonlocal readable
-            if not isinstance(x, array_type):
-                if not isinstance(x, (float, np.floating)):
-                    return constant(x)
+            # the usual types first: a small call takes as long as these questions
+            if x is None:
+                return NOTHING
+            kind = type(x)
+            if kind is float or isinstance(x, np.floating):
                 number = float(x)
                 # options are made to fit; the scale and the weight, behind them, may be as small as they are
                 fits_already = least <= abs(number) <= most or place >= options_end
                 numbers[place] = number if fits_already else fitting(number, dtype)
                 return float
-            if type(x) is not array_type:  # a subclass may have a mask, or other rules
-                check_numbers(formula, place, x)
+            if kind is not array_type:
+                if not isinstance(x, array_type):
+                    return constant(x)
+                check_numbers(formula, place, x)  # a subclass may have a mask, or other rules
                 x = xp.asarray(x)
             if x.ndim == 0 or x.size == 1 and not rows:
                 if not on_device:
