@@ -47,10 +47,8 @@ class Reader:
         """Targets on the guesses' backend."""
         if isinstance(truths, (list, tuple)):
             return self.read_list(truths)
-        check_unmasked(self.labels.name, "truths", truths)
-        if not hasattr(truths, "dtype") or not hasattr(truths, "ndim"):
-            raise self.fail("truths", "to be a list, a tuple or an array", describe(truths))
-        get_ops(truths)  # raises TypeError for arrays of a library that no backend handles
+        if type(truths) is not np.ndarray:
+            self.check_array(truths)
         if truths.dtype.kind in "USOT":
             if truths.ndim != 1:
                 raise self.fail("truths of labels", f"of shape ({self.n},)", describe(truths))
@@ -66,6 +64,13 @@ class Reader:
             raise self.fail("truths", expected, describe(truths))
         self.check_length(truths)
         return self.read_ids(truths)
+
+    def check_array(self, truths: Any) -> None:
+        """Raise unless truths are an array of a library that a backend handles, without a mask of its own."""
+        check_unmasked(self.labels.name, "truths", truths)
+        if not hasattr(truths, "dtype") or not hasattr(truths, "ndim"):
+            raise self.fail("truths", "to be a list, a tuple or an array", describe(truths))
+        get_ops(truths)  # raises TypeError for arrays of a library that no backend handles
 
     def check_length(self, truths: Any) -> None:
         if len(truths) != self.n:

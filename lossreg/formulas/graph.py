@@ -200,7 +200,7 @@ def trace(formula: Callable[..., Sequence[Any]], arguments: Sequence[Any], rows:
     """The graph of a formula, of `rows` or of elements, and what it returns.
 
     An argument is an `ArrayArgument`, the type `float` for a number that may differ from call to call, or a `Constant`:
-    a bool, int, text, None or float that is part of what is traced, so that a formula may branch on it.
+    a bool, int, text or float that is part of what is traced, so that a formula may branch on it. None is None.
     """
     graph = Graph()
     given = [_symbol(graph, i, argument) for i, argument in enumerate(arguments)]
@@ -227,5 +227,7 @@ def _symbol(graph: Graph, i: int, argument: Any) -> Any:
         return graph.make("input", (i,), argument.rank, argument.kind)
     if argument is float:
         return graph.make("number", (i,), NUMBER, "f")
+    if argument is None:
+        return None
     assert isinstance(argument, Constant), argument
     return argument.value

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .arguments import ELEMENT, NUMBER, ROW, ArrayArgument
 from .graph import Graph, Symbol, below, name_of, trace
 
-__all__ = ["ArrayType", "Output", "Program", "array_type", "program"]
+__all__ = ["ArrayType", "Output", "Program", "Request", "array_type", "program"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +25,28 @@ class ArrayType:
 
 array_type = functools.cache(ArrayType)
 """One object for each dtype and rank, so that keys of kernels compare fast."""
+
+
+class Request(NamedTuple):
+    """A formula, what it is traced for, and what is wanted of it: the key under which backends keep what they made."""
+
+    formula: Callable[..., Any]
+    rows: bool
+    """Whether guesses are rows (N, C) with one value each, or elements."""
+    dtype: np.dtype
+    """In which elements are computed."""
+    arguments: tuple[Any, ...]
+    """For each an `ArrayType`, a `Constant`, None, or `float` for a number that may differ from call to call."""
+    scale: Any
+    """The number that multiplies the gradients: an `ArrayType` or `float`. Its number is that behind the arguments."""
+    weight: Any
+    """The weight of each value, as the scale, or None. Its number is that behind the scale."""
+    values: bool
+    total: bool
+    gradients: tuple[ArrayType, ...] | None
+    """Where the gradient of each guess is stored; None where no gradient is wanted."""
+    surroundings: tuple[Any, ...]
+    """What the formula reads from outside of its arguments."""
 
 
 @dataclass(frozen=True)
@@ -61,27 +83,14 @@ class Program:
         return sorted({x.args[1].args[0] for x in self.picks})
 
 
-def program(
-    formula: Callable[..., Any],
-    rows: bool,
-    dtype: np.dtype,
-    arguments: Sequence[Any],
-    scale: Any,
-    weight: Any,
-    values: bool,
-    total: bool,
-    grads: Sequence[ArrayType] | None,
-) -> Program:
-    """Trace a formula, weigh it, and say what is stored.
-
-    An argument is an `ArrayType`, `float` for a number that may differ from call to call, or a `Constant`. The scale
-    and the weight are an `ArrayType` or `float` as well, and come after the arguments; the weight may be None. Outputs
-    are the gradients, then the values, then the total of each row, in float64.
-    """
-    arrays = {i: x for i, x in enumerate((*arguments, scale, weight)) if isinstance(x, ArrayType)}
+def program(request: Request) -> Program:
+    """Trace a formula, weigh it, and say what is stored: gradients, values, and the total of each row in float64."""
+    rows, arguments = request.rows, request.arguments
+    inputs = (*arguments, request.scale, request.weight)
+    arrays = {i: x for i, x in enumerate(inputs) if isinstance(x, ArrayType)}
     traced = [ArrayArgument(x.rank, _kind(x, rows)) if isinstance(x, ArrayType) else x for x in arguments]
-    graph, results = trace(formula, traced, rows)
-    _check_results(formula, results, rows, grads)
+    graph, results = trace(request.formula, traced, rows)
+    _check_results(request, results)
 
     def factor(i: int) -> Symbol:
         if i in arrays:
@@ -89,7 +98,7 @@ def program(
         return graph.make("number", (i,), NUMBER, "f")
 
     scale_symbol = factor(len(arguments))
-    weight_symbol = None if weight is None else factor(len(arguments) + 1)
+    weight_symbol = None if request.weight is None else factor(len(arguments) + 1)
 
     def weighted(x: Symbol, by: Symbol) -> Symbol:
         """Where the weight is 0, what is left out may be NaN."""
@@ -99,20 +108,19 @@ def program(
 
     value, *derivatives = results
     by = scale_symbol if weight_symbol is None else scale_symbol * weight_symbol
-    outputs = [Output(weighted(x, by), stored) for x, stored in zip(derivatives, grads or ())]
+    outputs = [Output(weighted(x, by), stored) for x, stored in zip(derivatives, request.gradients or ())]
     if weight_symbol is not None:
         value = weighted(value, weight_symbol)
-    if values:
-        outputs.append(Output(value, ArrayType(dtype.name, ROW if rows else ELEMENT)))
-    if total:
+    if request.values:
+        outputs.append(Output(value, ArrayType(request.dtype.name, ROW if rows else ELEMENT)))
+    if request.total:
         outputs.append(Output(value if rows else _sum(graph, value), ArrayType("float64", ROW), total=True))
     return Program(graph, arrays, outputs)
 
 
-def _check_results(
-    formula: Callable[..., Any], results: Sequence[Symbol], rows: bool, grads: Sequence[ArrayType] | None
-) -> None:
+def _check_results(request: Request, results: Sequence[Symbol]) -> None:
     """Raise unless a formula returned one value, and a derivative for each guess where those are wanted."""
+    rows, grads = request.rows, request.gradients
     one_value = bool(results) and not (rows and results[0].rank == ELEMENT)
     if one_value and (grads is None or len(results) == 1 + len(grads)):
         return
@@ -122,7 +130,7 @@ def _check_results(
     got = f"{len(results)} result{'' if len(results) == 1 else 's'}"
     if results and not one_value:
         got = "a value for each element"
-    raise TypeError(f"Cannot run {name_of(formula)}: expected it to return {expected}, got {got}.")
+    raise TypeError(f"Cannot run {name_of(request.formula)}: expected it to return {expected}, got {got}.")
 
 
 def _sum(graph: Graph, value: Symbol) -> Symbol:

@@ -118,8 +118,9 @@ def get_ops(value: Any = None) -> Ops:
         return ops
     if chosen is not None and chosen.owns(value):
         return chosen
-    if _default().owns(value):
-        return _default()
+    default = _default()
+    if default.owns(value):
+        return default
     if type(value).__module__.partition(".")[0] == "cupy" and "cupy" in sys.modules:
         return _cupy()
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..formulas.arguments import ELEMENT, NUMBER, ROW, constant, surroundings
 from ..formulas.graph import name_of
-from ..formulas.program import ArrayType, array_type, program
+from ..formulas.program import Request, array_type, program
 from ..formulas.replay import Replay
 from .alignment import align
 
@@ -119,21 +119,10 @@ def check_indices(formula: Any, ids: Any, columns: int) -> None:
 
 
 @functools.lru_cache(maxsize=1024)
-def _replay(
-    xp: Any,
-    formula: Callable[..., Any],
-    rows: bool,
-    dtype: np.dtype,
-    arguments: tuple[Any, ...],
-    scale: Any,
-    weight: Any,
-    values: bool,
-    grads: tuple[ArrayType, ...] | None,
-    around: tuple[Any, ...],
-) -> tuple[Replay, list[int]]:
+def _replay(xp: Any, request: Request) -> tuple[Replay, list[int]]:
     """A formula with its weights as a function of arrays, and the numbers of the arguments that it picks by."""
-    traced = program(formula, rows, dtype, arguments, scale, weight, values, False, grads)
-    return Replay([output.symbol for output in traced.outputs], xp, dtype), traced.indices
+    traced = program(request)
+    return Replay([output.symbol for output in traced.outputs], xp, request.dtype), traced.indices
 
 
 class Ops:
@@ -219,13 +208,19 @@ class Ops:
         dtype, shape = compute_dtype(guesses[0].dtype), tuple(guesses[0].shape)
         arguments, weight = (*guesses, *others, *static), self.as_weight(weight)
         self._check_shapes(formula, guesses, (*arguments, scale, weight), out, rows)
-        types = (*[self._argument_type(x, rows) for x in (*guesses, *others)], *map(constant, static))
-        scale_type = self._argument_type(scale, rows)
-        weight_type = None if weight is None else self._argument_type(weight, rows)
-        grads = None if out is None else tuple([array_type(x.dtype.name, ELEMENT) for x in out])
-        replay, indices = _replay(
-            self.xp, formula, rows, dtype, types, scale_type, weight_type, values or total, grads, surroundings(formula)
+        request = Request(
+            formula,
+            rows,
+            dtype,
+            arguments=(*[self._argument_type(x, rows) for x in (*guesses, *others)], *map(constant, static)),
+            scale=self._argument_type(scale, rows),
+            weight=self._argument_type(weight, rows),
+            values=values or total,
+            total=False,  # a replay gives values, which are added up here
+            gradients=None if out is None else tuple([array_type(x.dtype.name, ELEMENT) for x in out]),
+            surroundings=surroundings(formula),
         )
+        replay, indices = _replay(self.xp, request)
         if not guesses[0].size:
             empty = self.xp.zeros((shape[0], 1) if rows else shape, dtype)
             return empty, self.xp.sum(empty, dtype=np.float64)
@@ -292,9 +287,13 @@ class Ops:
         return float(weight) if isinstance(weight, (np.generic, int)) else weight
 
     def _argument_type(self, x: Any, rows: bool) -> Any:
-        """What a formula is traced for, as `program` takes it; the weight may be None."""
+        """What a formula is traced for, as a `Request` has it."""
+        if x is None:
+            return None
+        if isinstance(x, (float, np.floating)):
+            return float
         if not isinstance(x, self.xp.ndarray):
-            return float if isinstance(x, (float, np.floating)) else constant(x)
+            return constant(x)
         if x.ndim == 0 or x.size == 1 and not rows:
             return array_type(x.dtype.name, NUMBER) if self.on_device else float
         return array_type(x.dtype.name, ROW if rows and x.ndim == 1 else ELEMENT)

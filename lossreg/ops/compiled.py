@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
@@ -9,13 +10,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from ..formulas.arguments import ELEMENT, NUMBER, ROW, constant, surroundings
-from ..formulas.program import ArrayType
-from .base import Array, Ops, check_indices, check_numbers, compute_dtype, fits, fitting, limits, wrong_shape
+from ..formulas.program import ArrayType, Request
+from .base import Array, Ops, check_indices, check_numbers, compute_dtype, fits, fitting, wrong_shape
 
 __all__ = ["CompiledOps", "Kernel", "row_contiguous"]
-
-
-NOTHING = constant(None)
 
 
 class Kernel(Protocol):
@@ -24,12 +22,13 @@ class Kernel(Protocol):
     indices: list[int]
     """The numbers of the arguments by which elements are picked out of rows."""
 
-    def __call__(self, rows: int, columns: int, elements: int, places: list[int], numbers: dict[int, float]) -> bool:
+    def __call__(self, rows: int, columns: int, elements: int, addresses: list[int], scalars: dict[int, float]) -> bool:
         """Run over rows of columns; the last row of a flat array may have fewer elements.
 
-        places: the address and the bytes from row to row of each array, inputs first and outputs after them.
-        numbers: by their argument.   Returns whether an index was outside of its row, where that can be known without
-        waiting for a device: NaN was taken in its place.
+        addresses: of each array, inputs first and outputs after them: its address and the bytes from row to row.
+        scalars: numbers that differ from call to call, by their argument.
+        Returns whether an index was outside of its row, where that can be known without waiting for a device: NaN was
+        taken in its place.
         """
 
 
@@ -51,8 +50,8 @@ class CompiledOps(Ops, ABC):
 
     @staticmethod
     @abstractmethod
-    def kernel(*key: Any) -> Kernel:
-        """The kernel of a formula for arrays of these dtypes and ranks; takes what `program` takes."""
+    def kernel(request: Request, /) -> Kernel:
+        """The kernel of a formula for arrays of these dtypes and ranks."""
 
     @abstractmethod
     def totals(self, rows: int) -> Array:
@@ -73,145 +72,204 @@ class CompiledOps(Ops, ABC):
         out: Sequence[Array] | None,
     ) -> tuple[Array | None, Any]:
         """As the generic body, compiled."""
-        xp, array_type, on_device, address = self.xp, self.xp.ndarray, self.on_device, self.address
         first = guesses[0]
-        shape, size, dtype = first.shape, first.size, compute_dtype(first.dtype)
-        least, most = limits(dtype)
-        weight = weight if weight is None else self.as_weight(weight)
-        given = [*guesses, *others, weight]
-        # a kernel reads as much of each as of the first
+        # A kernel reads as much of each guess, and writes as much of each gradient, as the first guess has.
         for x in (*guesses[1:], *(out or ())):
-            if x.shape != shape:
+            if x.shape != first.shape:
                 self._check_shapes(formula, guesses, (), out, rows)
 
-        def is_flat(x: Any) -> bool:
-            """Whether something lies in memory as a contiguous array of this shape does, or is one number."""
-            return not isinstance(x, array_type) or x.size == 1 or x.shape == shape and x.flags.c_contiguous
-
-        flat = not rows
-        for x in () if rows else (*given, *(out or ())):
-            flat = flat and is_flat(x)
-        if len(shape) == 1 and not flat and not rows:  # one row would be one thread's
-            for i, x in enumerate(given):
-                if not is_flat(x):
-                    given[i] = xp.ascontiguousarray(_broadcast(xp, formula, i, x, shape))
-            flat = True
-        columns = min(size, self.flat_columns) if flat else shape[-1] if shape else 1
-        count = -(-size // columns) if columns else 0
-        options_end = len(given) - 1 + len(static)
-        numbers: dict[int, float] = {}
-        places: list[int] = []
-        used: list[Array] = []  # keeps copies alive
-        readable = count > 0
-
-        def lay(x: Any, place: int) -> Any:
-            """What the kernel is compiled for; where the data lies goes into `places`, or a number into `numbers`."""
-            nonlocal readable
-            # the usual types first: a small call takes as long as these questions
-            if x is None:
-                return NOTHING
-            kind = type(x)
-            if kind is float or isinstance(x, np.floating):
-                number = float(x)
-                # options are made to fit; the scale and the weight, behind them, may be as small as they are
-                fits_already = least <= abs(number) <= most or place >= options_end
-                numbers[place] = number if fits_already else fitting(number, dtype)
-                return float
-            if kind is not array_type:
-                if not isinstance(x, array_type):
-                    return constant(x)
-                check_numbers(formula, place, x)  # a subclass may have a mask, or other rules
-                x = xp.asarray(x)
-            if x.ndim == 0 or x.size == 1 and not rows:
-                if not on_device:
-                    numbers[place] = float(x.reshape(()))
-                    return float
-                rank, stride = NUMBER, 0
-            elif flat:
-                rank, stride = ELEMENT, columns * x.itemsize
-            else:
-                rank, x, stride = _laid(xp, formula, place, x, rows, shape, count)
-            item = self.described(x.dtype, rank)
-            readable = readable and item is not None
-            used.append(x)
-            places.append(address(x))
-            places.append(stride)
-            return item
-
-        described = [lay(x, i) for i, x in enumerate(given[:-1])] if readable else []
-        described.extend([constant(x) for x in static])
-        scales = weighs = None
-        if readable:
-            scales = lay(scale, len(described))
-            weighs = None if weight is None else lay(given[-1], len(described) + 1)
-        grads, targets = None, []
-        if out is not None:
-            targets = [
-                x if (is_flat(x) if flat else x.ndim == 2 and row_contiguous(x)) else xp.empty(shape, x.dtype)
-                for x in out
-            ]
-            for x in targets:
-                places.append(address(x))
-                places.append(x.strides[0] if x.ndim == 2 and not flat else columns * x.itemsize)
-            grads = tuple([self.described(x.dtype, ELEMENT) for x in out])
-            readable = readable and None not in grads
-        if not readable:
+        weight = self.as_weight(weight)
+        inputs = [*guesses, *others]
+        call = _Call(self, formula, first, rows)
+        call.choose_rows(inputs, weight, out)
+        types = [None if x is None else call.add_argument(x, i) for i, x in enumerate(inputs)]
+        if static:
+            types.extend(map(constant, static))
+        scale_type = call.add_factor(scale, len(types))
+        weight_type = None if weight is None else call.add_factor(weight, len(types) + 1)
+        gradient_types = None if out is None else call.add_gradients(out)
+        if not call.is_readable:
             options: dict[str, Any] = {"static": static, "rows": rows, "values": values, "total": total, "out": out}
             return super().run(formula, guesses, others, weight, scale, **options)
-        found = totals = None
+
+        # After the gradients come the values, then the total of each row.
+        result = totals = None
         if values:
-            found = xp.empty((count, 1) if rows else shape, dtype)
-            places.append(address(found))
-            places.append(dtype.itemsize if rows else columns * dtype.itemsize)
+            result = self.xp.empty((call.count, 1) if rows else call.shape, call.dtype)
+            call.add_output(result, (1 if rows else call.columns) * call.dtype.itemsize)
         if total:
-            totals = self.totals(count)
-            places.append(address(totals))
-            places.append(8)
+            totals = self.totals(call.count)
+            call.add_output(totals, totals.itemsize)
+
         kernel = self.kernel(
-            formula, rows, dtype, tuple(described), scales, weighs, values, total, grads, surroundings(formula)
-        )
-        if kernel(count, columns, size, places, numbers):
+            Request(
+                formula, rows, call.dtype, tuple(types), scale_type, weight_type, values, total, gradient_types,
+                surroundings(formula),
+            )
+        )  # fmt: skip
+        if kernel(call.count, call.columns, first.size, call.addresses, call.scalars):
             for i in kernel.indices:
-                check_indices(formula, given[i], columns)
-        for made, target in zip(targets, out or ()):
-            if made is not target:
-                target[...] = made
-        return found, None if totals is None else self.added_up(totals)
+                check_indices(formula, inputs[i], call.columns)
+        for gradient, target in call.copies:
+            target[...] = gradient
+        return result, None if totals is None else self.added_up(totals)
 
     def added_up(self, totals: Array) -> Any:
         """The total of what a kernel stored."""
         return totals
 
 
-def row_contiguous(x: Array) -> bool:
-    """Whether the numbers of each row lie together."""
-    return bool(x.ndim > 0 and (x.strides[-1] == x.itemsize or x.shape[-1] == 1))
+class _Call:
+    """One call as its kernel takes it: arrays as rows of numbers that lie together, by their addresses.
 
+    A formula of rows has the rows of the guesses. Elements are one long row if all arrays are contiguous, which is cut
+    into rows of `flat_columns` for threads to share; otherwise their rows are those of the last axis.
+    """
 
-def _laid(
-    xp: Any, formula: Any, place: int, x: Array, rows: bool, shape: tuple[int, ...], count: int
-) -> tuple[int, Array, int]:
-    """An array as (its rank, the array or a copy of rows that lie together, the bytes from row to row)."""
-    if rows:
-        if not fits(x.shape, shape, rows):
-            raise wrong_shape(formula, f"argument {place + 1}", x, shape, rows)
+    __slots__ = (
+        "addresses", "alive", "columns", "copies", "count", "dtype", "flat", "formula", "is_readable", "ops", "rows",
+        "scalars", "shape",
+    )  # fmt: skip
+
+    def __init__(self, ops: CompiledOps, formula: Any, guess: Array, rows: bool) -> None:
+        self.ops, self.formula, self.rows = ops, formula, rows
+        self.shape, self.dtype = guess.shape, compute_dtype(guess.dtype)
+        # Of each array, its address and the bytes from row to row.
+        self.addresses: list[int] = []
+        # Numbers that differ from call to call, by their argument.
+        self.scalars: dict[int, float] = {}
+        # Copies would vanish while the kernel reads them.
+        self.alive: list[Array] = []
+        # Gradients that the kernel cannot write where they belong, and where that is.
+        self.copies: list[tuple[Array, Array]] = []
+        self.is_readable = guess.size > 0
+
+    def choose_rows(self, inputs: list[Any], weight: Any, out: Sequence[Array] | None) -> None:
+        """Decide what the rows are."""
+        self.flat = not self.rows and self._is_flat(inputs, weight, out)
+        if self.flat:
+            size = math.prod(self.shape)
+            self.columns = min(size, self.ops.flat_columns)
+            self.count = -(-size // self.columns) if size else 0
+            return
+        self.columns = self.shape[-1]
+        self.count = math.prod(self.shape[:-1])
+
+    def _is_flat(self, inputs: list[Any], weight: Any, out: Sequence[Array] | None) -> bool:
+        # One axis would be one row, which is one thread's: its arrays are copied where they do not lie together.
+        if len(self.shape) < 2:
+            return True
+        return all(self._lies_together(x) for x in (*inputs, weight, *(out or ())))
+
+    def _lies_together(self, x: Any) -> bool:
+        """Whether something lies in memory as a contiguous array of the guesses' shape does, or is one number."""
+        if not isinstance(x, self.ops.xp.ndarray):
+            return True
+        return bool(x.size == 1 or (x.shape == self.shape and x.flags.c_contiguous))
+
+    def add_argument(self, x: Any, number: int) -> Any:
+        """Take an argument of the formula; returns what the formula is traced for, as a `Request` has it."""
+        if isinstance(x, (float, np.floating)):
+            self.scalars[number] = fitting(float(x), self.dtype)
+            return float
+        if isinstance(x, self.ops.xp.ndarray):
+            return self._add_array(x, number)
+        return constant(x)
+
+    def add_factor(self, x: Any, number: int) -> Any:
+        """Take the scale or the weight. It may be as small as it is, where an option that vanishes would do harm."""
+        if isinstance(x, self.ops.xp.ndarray):
+            return self._add_array(x, number)
+        self.scalars[number] = float(x)
+        return float
+
+    def _add_array(self, x: Array, number: int) -> Any:
+        ops = self.ops
+        # A subclass may have a mask, or other rules.
+        if type(x) is not ops.xp.ndarray:
+            check_numbers(self.formula, number, x)
+            x = ops.xp.asarray(x)
+        if x.ndim == 0 or (x.size == 1 and not self.rows):
+            if not ops.on_device:
+                self.scalars[number] = float(x.reshape(()))
+                return float
+            rank, row_bytes = NUMBER, 0
+        elif self.rows:
+            rank, x, row_bytes = self._rows_of(x, number)
+        elif self.flat:
+            rank, x, row_bytes = ELEMENT, self._flattened(x, number), self.columns * x.itemsize
+        else:
+            rank, x, row_bytes = self._rows_of_elements(x, number)
+        array_type = ops.described(x.dtype, rank)
+        if array_type is None:
+            self.is_readable = False
+        self.alive.append(x)
+        self.addresses.append(ops.address(x))
+        self.addresses.append(row_bytes)
+        return array_type
+
+    def _rows_of(self, x: Array, number: int) -> tuple[int, Array, int]:
+        """An argument of a formula of rows: (its rank, the array or a copy, the bytes from row to row)."""
+        if not fits(x.shape, self.shape, True):
+            raise wrong_shape(self.formula, f"argument {number + 1}", x, self.shape, True)
         if x.ndim == 1:
             return ROW, x, x.strides[0]
         if not row_contiguous(x):
-            x = xp.ascontiguousarray(x)
+            x = self.ops.xp.ascontiguousarray(x)
         return ELEMENT, x, 0 if len(x) == 1 else x.strides[0]
-    x = _broadcast(xp, formula, place, x, shape)
-    if x.strides[-1] == 0 and shape[-1] > 1:
-        x = x[..., :1].reshape(count)
-        return ROW, x, x.strides[0]
-    x = x.reshape(count, shape[-1])
-    if not row_contiguous(x):
-        x = xp.ascontiguousarray(x)
-    return ELEMENT, x, x.strides[0]
+
+    def _flattened(self, x: Array, number: int) -> Array:
+        """An argument of a formula of elements whose numbers lie together in the guesses' shape."""
+        if self._lies_together(x):
+            return x
+        return self.ops.xp.ascontiguousarray(self._broadcast(x, number))
+
+    def _rows_of_elements(self, x: Array, number: int) -> tuple[int, Array, int]:
+        """An argument of a formula of elements, with rows along the last axis."""
+        x = self._broadcast(x, number)
+        if x.strides[-1] == 0 and self.columns > 1:
+            x = x[..., :1].reshape(self.count)
+            return ROW, x, x.strides[0]
+        x = x.reshape(self.count, self.columns)
+        if not row_contiguous(x):
+            x = self.ops.xp.ascontiguousarray(x)
+        return ELEMENT, x, x.strides[0]
+
+    def _broadcast(self, x: Array, number: int) -> Array:
+        """An argument of a formula of elements, in the guesses' shape."""
+        if not fits(x.shape, self.shape, False):
+            raise wrong_shape(self.formula, f"argument {number + 1}", x, self.shape, False)
+        return self.ops.xp.broadcast_to(x, self.shape)
+
+    def add_gradients(self, out: Sequence[Array]) -> tuple[ArrayType, ...]:
+        """Take the arrays for gradients, or new ones where a kernel cannot write to those."""
+        types = []
+        for target in out:
+            gradient, row_bytes = target, self.columns * target.itemsize
+            if not self._is_writable(target):
+                gradient = self.ops.xp.empty(self.shape, target.dtype)
+                self.copies.append((gradient, target))
+            elif not self.flat:
+                row_bytes = target.strides[0]
+            self.add_output(gradient, row_bytes)
+            array_type = self.ops.described(gradient.dtype, ELEMENT)
+            if array_type is None:
+                self.is_readable = False
+            else:
+                types.append(array_type)
+        return tuple(types)
+
+    def _is_writable(self, target: Array) -> bool:
+        if self.flat:
+            return self._lies_together(target)
+        return target.ndim == 2 and row_contiguous(target)
+
+    def add_output(self, target: Array, row_bytes: int) -> None:
+        """Take an array that the kernel writes to."""
+        self.addresses.append(self.ops.address(target))
+        self.addresses.append(row_bytes)
 
 
-def _broadcast(xp: Any, formula: Any, place: int, x: Array, shape: tuple[int, ...]) -> Array:
-    """An argument of elements, in the guesses' shape."""
-    if not fits(x.shape, shape, False):
-        raise wrong_shape(formula, f"argument {place + 1}", x, shape, False)
-    return xp.broadcast_to(x, shape)
+def row_contiguous(x: Array) -> bool:
+    """Whether the numbers of each row lie together."""
+    return bool(x.ndim > 0 and (x.strides[-1] == x.itemsize or x.shape[-1] == 1))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ..formulas.program import ArrayType, array_type, program
+from ..formulas.program import ArrayType, Request, array_type, program
 from .alignment import backward, forward, share_of
 from .base import Array, compute_dtype
 from .compiled import CompiledOps, Kernel, row_contiguous
@@ -31,14 +30,14 @@ class _Kernel:
         self.again = again
         self.functions: dict[tuple[int, int, str], Any] = {}
 
-    def __call__(self, rows: int, columns: int, elements: int, places: list[int], numbers: dict[int, float]) -> bool:
+    def __call__(self, rows: int, columns: int, elements: int, addresses: list[int], scalars: dict[int, float]) -> bool:
         """Launch on the current stream; does not wait."""
         group, threads = _group(columns)
         key = group, threads, _index(columns)
         if key not in self.functions:
             self.functions[key] = _compiled(self.source(*key))
         blocks = min(-(-rows * group // threads), _blocks(_device(), threads, self.again * columns * threads // group))
-        arguments = [rows, columns, elements, *places, *[numbers[i] for i in self.numbers]]
+        arguments = [rows, columns, elements, *addresses, *[scalars[i] for i in self.numbers]]
         if self.total:
             arguments += _workspace()
         self.functions[key]((blocks,), (threads,), tuple(arguments))
@@ -68,24 +67,13 @@ def _index(columns: int) -> str:
 
 
 @functools.lru_cache(maxsize=512)
-def _kernel(
-    formula: Callable[..., Any],
-    rows: bool,
-    dtype: np.dtype,
-    arguments: tuple[Any, ...],
-    scale: Any,
-    weight: Any,
-    values: bool,
-    total: bool,
-    grads: tuple[ArrayType, ...] | None,
-    surroundings: tuple[Any, ...],
-) -> _Kernel:
+def _kernel(request: Request) -> _Kernel:
     """Trace and weigh a formula for arrays of these dtypes and ranks, and write it as CUDA."""
-    made = program(formula, rows, dtype, arguments, scale, weight, values, total, grads)
-    real = "double" if dtype == np.float64 else "float"
+    made = program(request)
+    real = "double" if request.dtype == np.float64 else "float"
     numbers = [x.args[0] for x in made.numbers]
-    lanes, again = lanes_of(arguments[0].dtype), bytes_read_again(made)
-    return _Kernel(kernel_text(made), numbers, total, real, lanes, again)
+    lanes, again = lanes_of(request.arguments[0].dtype), bytes_read_again(made)
+    return _Kernel(kernel_text(made), numbers, request.total, real, lanes, again)
 
 
 @functools.lru_cache(maxsize=16)
@@ -175,9 +163,9 @@ class CupyOps(CompiledOps):
         return int(array.data.ptr)
 
     @staticmethod
-    def kernel(*key: Any) -> Kernel:
+    def kernel(request: Request, /) -> Kernel:
         """Written once; compiled when it is launched."""
-        return _kernel(*key)
+        return _kernel(request)
 
     def totals(self, rows: int) -> Array:
         """One number: the blocks add up."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..formulas.arguments import ELEMENT
 from ..formulas.graph import LIBRARY
-from ..formulas.program import ArrayType, array_type, program
+from ..formulas.program import ArrayType, Request, array_type, program
 from ..jit.engine import READS_HALVES, VECTOR_BYTES, Machine, compiled
 from ..jit.kernel import HEADER, OUTSIDE, function_text
 from ..jit.lanes import STORAGE
@@ -52,18 +52,18 @@ class _Kernel:
     """A compiled formula and the layout of its calls."""
 
     def __init__(
-        self, text: str, numbers: list[int], indices: list[int], scratch: int, arrays: int, bits: int, parallel_min: int
+        self, text: str, scalars: list[int], indices: list[int], scratch: int, arrays: int, bits: int, parallel_min: int
     ) -> None:
         self.machine, self.parallel_min = compiled(text), parallel_min
-        self.numbers, self.indices, self.scratch = numbers, indices, scratch * bits // 8
-        self.layout = struct.Struct(f"={len(HEADER) + 2 * arrays}q{len(numbers)}d")
+        self.scalars, self.indices, self.scratch = scalars, indices, scratch * bits // 8
+        self.layout = struct.Struct(f"={len(HEADER) + 2 * arrays}q{len(scalars)}d")
         self.buffer = ctypes.c_char * self.layout.size
 
-    def __call__(self, rows: int, columns: int, elements: int, places: list[int], numbers: dict[int, float]) -> bool:
+    def __call__(self, rows: int, columns: int, elements: int, addresses: list[int], scalars: dict[int, float]) -> bool:
         """Run over all rows, alone or with helpers."""
         step = BLOCK_SIZE // columns or 1
         slots = self.layout.pack(
-            *shared_slots, rows, columns, elements, step, *places, *[numbers[i] for i in self.numbers]
+            *shared_slots, rows, columns, elements, step, *addresses, *[scalars[i] for i in self.scalars]
         )
         call = self.buffer.from_buffer_copy(slots)
         blocks = -(-rows // step) if elements >= self.parallel_min else 1
@@ -90,26 +90,15 @@ def _enter(entry: Callable[[Any, Any], None], call: Any, scratch_bytes: int) -> 
 
 
 @functools.lru_cache(maxsize=MAX_KERNELS)
-def _kernel(
-    formula: Callable[..., Any],
-    rows: bool,
-    dtype: np.dtype,
-    arguments: tuple[Any, ...],
-    scale: Any,
-    weight: Any,
-    values: bool,
-    total: bool,
-    grads: tuple[Any, ...] | None,
-    surroundings: tuple[Any, ...],
-) -> _Kernel:
+def _kernel(request: Request) -> _Kernel:
     """Trace, weigh and compile a formula for arrays of these dtypes and ranks."""
-    made = program(formula, rows, dtype, arguments, scale, weight, values, total, grads)
-    bits = 64 if dtype == np.float64 else 32
+    made = program(request)
+    bits = 64 if request.dtype == np.float64 else 32
     text, scratch = function_text(made, bits, VECTOR_BYTES)
     has_functions = any(x.op in LIBRARY and x.rank == ELEMENT for x in made.graph.symbols.values())
-    numbers = [x.args[0] for x in made.numbers]
+    scalars = [x.args[0] for x in made.numbers]
     arrays = len(made.arrays) + len(made.outputs)
-    return _Kernel(text, numbers, made.indices, scratch, arrays, bits, PARALLEL_MIN[has_functions])
+    return _Kernel(text, scalars, made.indices, scratch, arrays, bits, PARALLEL_MIN[has_functions])
 
 
 @functools.lru_cache(maxsize=1024)
