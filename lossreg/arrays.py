@@ -56,41 +56,48 @@ class Batch:
         if is_tuple and not (isinstance(guesses, tuple) and len(guesses) == len(inputs)):
             raise fail(name, "guesses", f"to be a tuple ({', '.join(inputs)})", describe(guesses))
         outputs = guesses if is_tuple else (guesses,)
-        lengths = None
+        lengths: tuple[int, ...] | None = None
         ragged: tuple[Any, ...] = ()
-        lists = [type(x) is not np.ndarray and (isinstance(x, list) or is_ragged(x)) for x in outputs]
-        if True in lists:
-            if False in lists:
-                raise fail(name, "guesses", "to be arrays or lists of sequences, not both", describe(guesses))
-            ragged = tuple([x if is_ragged(x) else None for x in outputs])
-            joined = [_concatenate(name, x) if isinstance(x, list) else _data(name, x) for x in outputs]
-            lengths = joined[0][1]
-            if any(other != lengths for _, other in joined):
-                got = " and ".join(str(list(other)) for _, other in joined)
-                raise fail(name, "guesses", "of which each output has sequences of the same lengths", got)
-            outputs = tuple(x for x, _ in joined)
-        arrays = [real_array(name, "guesses", x) for x in outputs]
-        ops = get_ops(arrays[0])
+        if type(guesses) is not np.ndarray and any(map(_is_sequences, outputs)):
+            outputs, lengths = _joined(name, guesses, outputs)
+            ragged = tuple([x if is_ragged(x) else None for x in (guesses if is_tuple else (guesses,))])
+
+        arrays = tuple([real_array(name, "guesses", x) for x in outputs])
+        first = arrays[0]
+        ops = get_ops(first)
         for x in arrays[1:]:
-            if not ops.owns(x) or x.dtype != arrays[0].dtype:
-                raise fail(name, "guesses", f"all like the first, {describe(arrays[0])}", describe(x))
-        arrays = [x if x.dtype.kind not in "iub" else x.astype(np.float64) for x in arrays]
-        shapes = tuple([tuple(x.shape) for x in arrays])
-        batch = cls(name, ops, tuple(arrays), shapes, lengths, is_tuple, layout, ragged=ragged)
-        if lengths is not None and (
-            layout == "time" or not batch._axis_is_last(shapes[0]) and batch._axis(shapes[0]) == 0
-        ):
+            if not ops.owns(x) or x.dtype != first.dtype:
+                raise fail(name, "guesses", f"all like the first, {describe(first)}", describe(x))
+        if first.dtype.kind in "iub":
+            arrays = tuple([x.astype(np.float64) for x in arrays])
+
+        batch = cls(name, ops, arrays, tuple([x.shape for x in arrays]), lengths, is_tuple, layout, ragged=ragged)
+        if lengths is not None and batch._is_along_sequences():
             expected = "to be one array: sequences cannot be joined along the axis of a value"
             raise fail(name, "guesses", expected, describe(guesses))
-        if layout != "elements":
-            batch.arrays = batch._flat()
-        batch.shape = batch.values_shape = shape = shapes[0] if layout != "broadcast" else tuple(batch.arrays[0].shape)
-        if layout == "time":
-            batch.values_shape = shape[1:-1]
-        elif layout not in ("elements", "broadcast"):
-            axis = batch._axis(shape) % len(shape)
-            batch.values_shape = shape[:axis] + (1,) * keepdims + shape[axis + 1 :]
+        batch._find_values(keepdims)
         return batch
+
+    def _is_along_sequences(self) -> bool:
+        """Whether the axis along which sequences are joined is one that makes a value."""
+        shape = self.shapes[0]
+        return self.layout == "time" or (not self._axis_is_last(shape) and self._axis(shape) == 0)
+
+    def _find_values(self, keepdims: bool) -> None:
+        """Set the shape of the values, and the arrays as the formula gets them."""
+        if self.layout == "elements":
+            self.shape = self.values_shape = self.shapes[0]
+            return
+        self.arrays = self._flat()
+        if self.layout == "broadcast":
+            self.shape = self.values_shape = self.arrays[0].shape
+            return
+        self.shape = shape = self.shapes[0]
+        if self.layout == "time":
+            self.values_shape = shape[1:-1]
+            return
+        axis = self._axis(shape) % len(shape)
+        self.values_shape = shape[:axis] + (1,) * keepdims + shape[axis + 1 :]
 
     def _flat(self) -> tuple[Array, ...]:
         """The caller's arrays as the formula gets them."""
@@ -101,19 +108,23 @@ class Batch:
             except ValueError:
                 shapes = " and ".join(map(str, self.shapes))
                 raise fail(self.name, "guesses", "of shapes that broadcast", f"shapes {shapes}") from None
-        for shape in self.shapes:
-            axis = self._axis(shape)
-            fits = -len(shape) <= axis < len(shape) and shape[axis] >= 1
-            if not fits or self.layout == "time" and len(shape) not in (2, 3):
-                expected = {
-                    "time": "(T, N, C) or (T, C) with C >= 1",
-                    "classes": "(N, C), (C,) or (N, C, ...) with C >= 1",
-                    "vectors": "(..., D) with D >= 1",
-                }.get(str(self.layout), f"(...) with 1 or more along axis {self.layout}")
-                raise fail(self.name, "guesses", f"of shape {expected}", f"shape {shape}")
+        axes = [self._checked_axis(shape) for shape in self.shapes]
         if self.layout == "time":
-            return tuple(x[:, None] if x.ndim == 2 else x for x in self.arrays)
-        return tuple([self._rows(x, self._axis(x.shape)) for x in self.arrays])
+            return tuple([x[:, None] if x.ndim == 2 else x for x in self.arrays])
+        return tuple(map(self._rows, self.arrays, axes))
+
+    def _checked_axis(self, shape: tuple[int, ...]) -> int:
+        """The axis that makes one value, if it is there and not empty."""
+        axis = self._axis(shape)
+        is_there = -len(shape) <= axis < len(shape) and shape[axis] >= 1
+        if is_there and (self.layout != "time" or len(shape) in (2, 3)):
+            return axis
+        expected = {
+            "time": "(T, N, C) or (T, C) with C >= 1",
+            "classes": "(N, C), (C,) or (N, C, ...) with C >= 1",
+            "vectors": "(..., D) with D >= 1",
+        }.get(str(self.layout), f"(...) with 1 or more along axis {self.layout}")
+        raise fail(self.name, "guesses", f"of shape {expected}", f"shape {shape}")
 
     def _rows(self, x: Array, axis: int) -> Array:
         if x.ndim == 2 and axis in (-1, 1):
@@ -149,11 +160,10 @@ class Batch:
 
     def restore(self, arrays: Sequence[Array]) -> Any:
         """Flat gradients in the arrangement of the guesses."""
-        parts = [
-            self.split(self._restored(x, shape), output)
-            for output, (x, shape) in enumerate(zip(arrays, self.shapes, strict=True))
-        ]
-        return tuple(parts) if self.is_tuple else parts[0]
+        if not self.is_tuple:
+            return self.split(self._restored(arrays[0], self.shapes[0]))
+        restored = map(self._restored, arrays, self.shapes)
+        return tuple([self.split(x, output) for output, x in enumerate(restored)])
 
     def _axis_is_last(self, shape: tuple[int, ...]) -> bool:
         """Whether rows lie in memory as the caller gave them."""
@@ -176,17 +186,26 @@ class Batch:
         return self.ops.xp.moveaxis(x.reshape(moved), -1, axis)
 
     def gradient_arrays(self, out: Any, read: tuple[Any, ...]) -> list[Array]:
-        """Where gradients go: the caller's `out` where nothing that is still to be read lies there, else new arrays."""
-        repeated = self.layout == "broadcast" and len(set(self.shapes)) > 1  # whose slopes are added up first
-        if out is None or repeated:
-            made = [self.ops.empty(x.shape, compute_dtype(x.dtype) if repeated else x.dtype) for x in self.arrays]
+        """Where gradients go: into `out` unless it overlaps something that is still to be read, else new arrays."""
+        # The gradients of what was repeated are added up first.
+        if self.layout == "broadcast" and len(set(self.shapes)) > 1:
+            if out is not None:
+                self._out_arrays(out)
+            return [self.ops.empty(x.shape, compute_dtype(x.dtype)) for x in self.arrays]
         if out is None:
-            return made
-        given = out if self.is_tuple else (out,)
-        if self.lengths is not None or not isinstance(given, tuple) or len(given) != len(self.arrays):
+            return [self.ops.empty(x.shape, x.dtype) for x in self.arrays]
+        inputs = [x for x in _arrays(read) if self.ops.owns(x)]
+        return [
+            target if self._may_write_to(target, x, shape, inputs) else self.ops.xp.empty(x.shape, x.dtype)
+            for target, x, shape in zip(self._out_arrays(out), self.arrays, self.shapes)
+        ]
+
+    def _out_arrays(self, out: Any) -> tuple[Array, ...]:
+        """The caller's arrays for the gradients of the outputs, which have the guesses' shapes and dtype."""
+        targets = out if self.is_tuple else (out,)
+        if self.lengths is not None or not isinstance(targets, tuple) or len(targets) != len(self.arrays):
             raise fail(self.name, "out", "to be arranged as guesses are, and no sequences", describe(out))
-        inputs, new = list(_arrays(read)), []
-        for target, x, shape in zip(given, self.arrays, self.shapes):
+        for target, x, shape in zip(targets, self.arrays, self.shapes):
             fits = self.ops.owns(target) and tuple(target.shape) == shape and target.dtype == x.dtype
             if not fits or isinstance(target, np.generic):
                 expected = f"a {x.dtype} array of shape {shape} on {self.ops.library}"
@@ -195,14 +214,17 @@ class Batch:
                 raise fail(self.name, "out", "to be writable", "a read-only array")
             if not target.flags.c_contiguous and _overlaps_itself(target):
                 raise fail(self.name, "out", "of which each item has memory of its own", "items that share it")
-            shared = any(
-                y is not target and self.ops.xp.may_share_memory(target, y) for y in inputs if self.ops.owns(y)
-            )
-            own = sum(y is target for y in inputs)  # `out=guesses`: each block is read before it is written
-            alike = target.shape == x.shape and self._axis_is_last(shape)
-            direct = alike and not shared and own <= 1 and (own == 0 or target is x)
-            new.append(target if direct else self.ops.xp.empty(x.shape, x.dtype))
-        return made if repeated else new
+        return targets
+
+    def _may_write_to(self, target: Array, x: Array, shape: tuple[int, ...], inputs: list[Array]) -> bool:
+        """Whether the gradient of an output can be written where the caller wants it, while inputs are read."""
+        if target.shape != x.shape or not self._axis_is_last(shape):
+            return False
+        # `out=guesses` is possible, since each block is read before it is written.
+        count = sum(y is target for y in inputs)
+        if count > 1 or (count == 1 and target is not x):
+            return False
+        return not any(y is not target and self.ops.xp.may_share_memory(target, y) for y in inputs)
 
     def finish(self, grads: list[Array], out: Any) -> Any:
         """Gradients in the caller's arrangement, in `out` if that is given."""
@@ -338,6 +360,23 @@ def _arrays(tree: Any) -> Iterator[Any]:
             yield from _arrays(part)
     elif hasattr(tree, "dtype") and hasattr(tree, "ndim"):
         yield tree
+
+
+def _is_sequences(x: Any) -> bool:
+    """Whether an output is a list of sequences or a Ragged."""
+    return isinstance(x, list) or is_ragged(x)
+
+
+def _joined(name: str, guesses: Any, outputs: tuple[Any, ...]) -> tuple[tuple[Array, ...], tuple[int, ...]]:
+    """Each output's sequences as one array, and the lengths of the sequences."""
+    if not all(map(_is_sequences, outputs)):
+        raise fail(name, "guesses", "to be arrays or lists of sequences, not both", describe(guesses))
+    joined = [_concatenate(name, x) if isinstance(x, list) else _data(name, x) for x in outputs]
+    lengths = joined[0][1]
+    if any(other != lengths for _, other in joined):
+        got = " and ".join(str(list(other)) for _, other in joined)
+        raise fail(name, "guesses", "of which each output has sequences of the same lengths", got)
+    return tuple([x for x, _ in joined]), lengths
 
 
 def _data(name: str, ragged: Any) -> tuple[Array, tuple[int, ...]]:

@@ -26,8 +26,9 @@ from .state import LossState
 __all__ = ["CoupledLoss", "ElementwiseLoss", "Loss", "ReducedLoss", "RowLoss", "Truths"]
 
 
-LARGEST_ITEM = 2.0**41
-"""A weight is below this (see `reduction.NEAR_1`): times a scale below the largest number over this it is finite."""
+LEAST_SCALE, LARGEST_SCALE = 2.0**-126, 2.0**86
+"""Scales with which float32 computes: a smaller one would lose digits. A weight is below 2**41 (see
+`reduction.NEAR_1`), and times a larger one it could be infinite."""
 
 
 class Loss(Configurable, ABC):
@@ -225,48 +226,37 @@ class ReducedLoss(Loss):
         for x in (guesses, truths, mask, sample_weight, out):  # a wrapper around every call takes longer
             if type(x) not in OURS and is_foreign(x):
                 return self._run_on_ours(guesses, truths, mask, sample_weight, out, wanted, weight)
+        inputs = guesses, truths, mask, sample_weight
         batch = self.read_guesses(guesses)
         ops = batch.ops
-        if truths is ...:
-            if self.truth_inputs:
-                raise fail(batch.name, ", ".join(self.truth_inputs), "beside guesses", "none")
+        if truths is ... or not self.truth_inputs:
+            self._check_no_truths(batch, truths)
             truths = None
-        elif truths is not None and not self.truth_inputs:
-            raise fail(batch.name, "truths", "to be None", describe(truths))
         if batch.lengths == ():
-            batch.unpack("truths", truths if self.truth_inputs else [])
-            nothing: Any = 0.0
-            if wanted.values:
-                nothing = batch.split(ops.xp.zeros(batch.values_shape, batch.arrays[0].dtype))
-            return self.empty(), nothing, batch.restore(batch.gradient_arrays(None, ()))
-        check = self.validate == "full" or self.validate == "auto" and not ops.on_device
-        if self.flat_masks and mask is not None:
-            mask = self._flat_mask(batch, mask)
-        mask_array = sample = None
+            return self._of_no_sequences(batch, truths, wanted)
+
+        check = self.validate == "full" or (self.validate == "auto" and not ops.on_device)
         if mask is not None:
-            mask_array = item_array(batch, "mask", mask, upper=1.0, check=check)
-            selected = mask_array != 0
-            if mask_array.dtype.kind in "iu":
-                mask_array = selected
-            batch.kept = ops.xp.broadcast_to(selected, batch.values_shape)
+            mask = self._read_mask(batch, mask, check)
         read = self.read_truths(batch, truths, check)
         if sample_weight is not None:
-            sample = item_array(batch, "sample_weight", sample_weight, upper=np.inf, check=check)
-            if sample.dtype.kind in "iu":
-                sample = sample.astype(np.float64)
+            sample_weight = item_array(batch, "sample_weight", sample_weight, upper=np.inf, check=check)
+            if sample_weight.dtype.kind in "iu":
+                sample_weight = sample_weight.astype(np.float64)
+
         weights = weigh(
             batch,
             self.divided_by(),
             self.normalize_by,
-            mask=mask_array,
+            mask=mask,
             present=read.present,
-            sample_weight=sample,
+            sample_weight=sample_weight,
             weight=read.weight,
             in_formula=read.in_formula,
             in_mean=read.in_mean,
             exponent=read.exponent,
         )
-        if self.unscaled or wanted.unscaled:
+        if wanted.unscaled or self.unscaled:
             weights.scale = times_power_of_two(ops, 1.0, weights.exponent)
         if not isinstance(weight, float):
             slopes = batch.join("weight", weight).reshape(batch.values_shape)
@@ -275,18 +265,48 @@ class ReducedLoss(Loss):
             weights.scale = weights.scale * weight
         if check:
             self.check_guesses(batch, weights.items)
-        grads = batch.gradient_arrays(out, (guesses, truths, mask, sample_weight)) if wanted.grad else None
+
+        grads = batch.gradient_arrays(out, inputs) if wanted.grad else None
         values, total = self._computed(batch, read, weights, wanted, grads)
-        result = None
-        if wanted.values and values is not None:  # without rows they come unasked
-            with np.errstate(all="ignore"):  # to half precision, too
-                values = times_power_of_two(ops, values.reshape(batch.values_shape), weights.exponent)
-                result = batch.split(values.astype(batch.arrays[0].dtype, copy=False))
-        elif wanted.total:
-            result = weights.loss(ops, ops.scalar(total))
-        true_total = ops.scalar(weights.total(ops, total)) if wanted.total else None
-        state = LossState(true_total, weights.count(ops), parent=self)
+        result = state_total = None
+        if wanted.values:
+            result = self._returned_values(batch, values, weights)
+        if wanted.total:
+            total = ops.scalar(total)
+            result = weights.loss(ops, total)
+            state_total = weights.total(ops, total)
+        state = LossState(state_total, weights.count(ops), parent=self)
         return state, result, None if grads is None else batch.finish(grads, out)
+
+    def _check_no_truths(self, batch: Batch, truths: Any) -> None:
+        """Raise unless truths are given to a loss that has some, and to no other."""
+        if self.truth_inputs:
+            raise fail(batch.name, ", ".join(self.truth_inputs), "beside guesses", "none")
+        if truths is not None and truths is not ...:
+            raise fail(batch.name, "truths", "to be None", describe(truths))
+
+    def _of_no_sequences(self, batch: Batch, truths: Any, wanted: Wanted) -> tuple[LossState, Any, Any]:
+        """What `_run` returns for an empty list of sequences."""
+        batch.unpack("truths", truths if self.truth_inputs else [])
+        result: Any = 0.0
+        if wanted.values:
+            result = batch.split(batch.ops.xp.zeros(batch.values_shape, batch.arrays[0].dtype))
+        return self.empty(), result, batch.restore(batch.gradient_arrays(None, ()))
+
+    def _read_mask(self, batch: Batch, mask: Any, check: bool) -> Array:
+        """The caller's mask as an array; what it keeps is kept in the batch, for the readers of truths."""
+        if self.flat_masks:
+            mask = self._flat_mask(batch, mask)
+        mask = item_array(batch, "mask", mask, upper=1.0, check=check)
+        selected = mask != 0
+        batch.kept = batch.ops.xp.broadcast_to(selected, batch.values_shape)
+        return selected if mask.dtype.kind in "iu" else mask
+
+    @without_float_warnings  # to half precision, too
+    def _returned_values(self, batch: Batch, values: Any, weights: Weights) -> Any:
+        """The values with all that belongs to them, as the caller gets them."""
+        values = times_power_of_two(batch.ops, values.reshape(batch.values_shape), weights.exponent)
+        return batch.split(values.astype(batch.arrays[0].dtype, copy=False))
 
     def _computed(
         self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, grads: list[Array] | None
@@ -295,23 +315,23 @@ class ReducedLoss(Loss):
         if grads is None:
             return self.compute(batch, truths, weights, wanted, None)
         scale = weights.scale
-        least, most = limits(compute_dtype(batch.arrays[0].dtype))
         if isinstance(scale, float):
-            if scale != 0.0 and not least <= abs(scale) <= most / LARGEST_ITEM:
+            if scale != 0.0 and not LEAST_SCALE <= abs(scale) <= LARGEST_SCALE:
                 return self._computed_wide(batch, truths, weights, wanted, grads)
         elif not isinstance(weights.exponent, int):
             # Its size is on the device, where all weights are below 2: a gradient that would be infinite is large
             # instead, so that one of 0 stays 0.
+            _, most = limits(compute_dtype(batch.arrays[0].dtype))
             weights.scale = batch.ops.xp.clip(scale, -most / 4.0, most / 4.0)
-        found = self.compute(batch, truths, weights, wanted, grads)
+        result = self.compute(batch, truths, weights, wanted, grads)
         self.bound_gradients(grads, weights)
-        return found
+        return result
 
     @without_float_warnings
     def _computed_wide(
         self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, grads: list[Array]
     ) -> tuple[Array | None, Any]:
-        """As `compute`, with a scale that is no number of the dtype to compute in: what it lacks follows in float64."""
+        """As `compute`, with a scale that float32 cannot hold: what it lacks follows in float64."""
         ops, largest = batch.ops, sys.float_info.max
         scale = max(-largest, min(weights.scale, largest))
         weights.scale, exponent = math.frexp(scale)

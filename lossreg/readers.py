@@ -113,7 +113,7 @@ class Reader:
                 raise self.fail("truth ids", f"in [0, {self.classes})", f"undeclared id {int(ids[index])}", index[0])
         if not check and ids.dtype in (np.int32, np.int64):  # as they lie: kernels leave out rows that are not present
             return Targets(self.ops, ids=ids, present=present)
-        ids = ids.astype(np.int64)
+        ids = ids.astype(np.int64, copy=False)
         return Targets(self.ops, ids=ids if present is None else xp.where(present, ids, 0), present=present)
 
     def read_list(self, truths: Sequence[Any]) -> Targets:

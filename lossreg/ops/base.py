@@ -91,6 +91,8 @@ def wrong_shape(formula: Any, what: str, array: Any, shape: tuple[int, ...], row
 
 def fits(shape: tuple[int, ...], guesses: tuple[int, ...], rows: bool) -> bool:
     """Whether a formula takes an array of a shape beside guesses of another."""
+    if shape == guesses:
+        return True
     if rows:
         count, columns = guesses
         return shape in ((), (count,), (count, columns), (1, columns))

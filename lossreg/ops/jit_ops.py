@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,9 @@ PARALLEL_MIN = {True: 65_536, False: 262_144}
 
 MAX_KERNELS = 512
 """Kernels that are kept, of about 100 KB each: a formula, for dtypes and ranks, and for values that it branches on."""
+
+OUTSIDE_BYTES, ALL_INSIDE = slice(8 * OUTSIDE, 8 * OUTSIDE + 8), bytes(8)
+"""Where a call says whether an index was outside of its row, and what stands there if none was."""
 
 DATA = object.__basicsize__
 """Where NumPy's array objects hold the address of their data: behind Python's header, by NumPy's binary interface."""
@@ -68,25 +70,24 @@ class _Kernel:
         call = self.buffer.from_buffer_copy(slots)
         blocks = -(-rows // step) if elements >= self.parallel_min else 1
         _run(self.machine, call, self.scratch * (columns + VECTOR_BYTES), blocks)
-        return bool(self.indices) and any(call[8 * OUTSIDE : 8 * OUTSIDE + 8])
+        return bool(self.indices) and call.raw[OUTSIDE_BYTES] != ALL_INSIDE
 
 
 def _run(machine: Machine, call: Any, scratch_bytes: int, blocks: int) -> None:
     """Run a call to its end; helpers take some of its blocks."""
     if blocks > 1:
         ask_helpers(functools.partial(_help, machine, call, scratch_bytes), blocks)
-    _enter(machine.run, call, scratch_bytes)
+    scratch = np.empty(scratch_bytes, np.uint8)
+    machine.run(call, _address(scratch))
 
 
 def _help(machine: Machine, call: Any, scratch_bytes: int) -> None:
-    """Help with a call. The machine is an argument: its code must be in memory until the helper has left it."""
-    _enter(machine.help, call, scratch_bytes)
+    """Help with a call, with scratch memory of this thread's own.
 
-
-def _enter(entry: Callable[[Any, Any], None], call: Any, scratch_bytes: int) -> None:
-    """Enter a call with scratch memory of this thread's own."""
-    scratch = np.empty(scratch_bytes, np.uint8) if scratch_bytes else None
-    entry(call, None if scratch is None else _address(scratch))
+    The machine is an argument: its code must be in memory until the helper has left it.
+    """
+    scratch = np.empty(scratch_bytes, np.uint8)
+    machine.help(call, _address(scratch))
 
 
 @functools.lru_cache(maxsize=MAX_KERNELS)
