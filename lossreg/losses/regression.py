@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import numpy as np
@@ -106,6 +107,10 @@ class SmoothL1(ElementwiseLoss):
         return value, xp.where(inside, near, xp.sign(residual))
 
 
+E_40 = math.exp(40.0)
+"""Taken out of rates that would be infinite in float32."""
+
+
 @register("PoissonNLL.v1", alias="poissonloss")
 class PoissonNLL(ElementwiseLoss):
     """Negative log-likelihood of counts under a Poisson distribution, without the terms that the guess does not touch.
@@ -146,12 +151,14 @@ class PoissonNLL(ElementwiseLoss):
         no_count = truth == 0.0 if log_input else (truth == 0.0) & ~xp.isinf(guess)
         counted = xp.where(no_count, 0.0, truth * per_count)
         if log_input:
-            rate = xp.exp(guess)
-            # beyond e^80 a rate could be infinite beside a count that is, too: its root is taken out of both
-            root = xp.exp(0.5 * guess)
-            far = guess > 80.0
-            value = xp.where(far, root * (root - truth / root * xp.minimum(per_count, 1e30)), rate - counted)
-            slope = xp.where(far, root * (root - truth / root), rate - truth)
+            # Beyond e^80 a rate may be infinite in float32 where its difference to a count is not: e^40 is taken out of
+            # both. The limit of the logarithm lets an infinite rate stay the larger one.
+            is_large = guess > 80.0
+            rate = xp.exp(guess - xp.where(is_large, 40.0, 0.0))
+            large_count = truth / E_40
+            large_value = E_40 * (rate - large_count * xp.minimum(per_count, 1e10))
+            value = xp.where(is_large, large_value, rate - counted)
+            slope = xp.where(is_large, E_40 * (rate - large_count), rate - truth)
         else:
             value = guess - counted
             slope = 1.0 - truth / (guess + eps)

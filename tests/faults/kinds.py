@@ -279,6 +279,10 @@ def finalizers(worker: Worker) -> None:
     """Objects whose __del__ makes a call, and which the garbage collector finds in the middle of a call."""
     cases, small = worker.shared_cases, worker.prepared(worker.cases.small_case())
     chance, thresholds, report = worker.chance, gc.get_threshold(), worker.report
+    # Until Python 3.12 a finalizer may run within ContextVar.set, and ends the process if it sets one as well
+    # (github.com/python/cpython/issues/148891). NumPy's errstate does, and CTC and the NumPy backend need that.
+    if sys.version_info < (3, 12):
+        cases = [case for case in cases if case.name != "CTC"]
 
     class Garbage:
         def __init__(self) -> None:
@@ -330,7 +334,10 @@ def compiling_handlers(worker: Worker) -> None:
 
 def _checked_call(worker: Worker, case: Any) -> None:
     worker.count_call()
-    if not case.is_right(case()):
+    result = case()
+    # When Python ends, calls run on the NumPy backend.
+    is_right = case.is_close(result) if sys.is_finalizing() else case.is_right(result)
+    if not is_right:
         worker.report.fault("wrong bits", f"{case.name}: of a call within a call")
 
 
