@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,13 +108,13 @@ def unseen(number: float | None = None) -> Callable[[], None]:
 
     A call with the same number needs the same machine code, but is traced and looked up anew.
     """
-    factor = float(np.random.default_rng().uniform(1.0, 2.0)) if number is None else number
+    # Functions of NumPy such as default_rng, linspace and isclose would set a context variable: see `finalizers`.
+    factor = random.SystemRandom().uniform(1.0, 2.0) if number is None else number
     loss = fresh_case(factor)
     x = np.arange(-25.0, 25.0) / 25.0
 
     def call() -> None:
         grad, value = loss(x, -x)
-        # np.linspace and np.isclose would set a context variable: see `finalizers`.
         expected = factor * float((4.0 * x * x).sum())
         assert abs(grad - 2.0 * factor * 2.0 * x).max() <= 1e-12, "gradient of a fresh formula"
         assert abs(value - expected) <= 1e-12 * expected, "value of a fresh formula"
