@@ -133,12 +133,10 @@ def check_domain(
     `kept` is None or a bool array that broadcasts to `array`; `place(i)` names the i-th item of the first axis. Reads
     the data, so a device is waited for.
     """
-    if array.size == 0:
+    if array.size == 0 or ops.all_hold(domain, array):
         return
-    with np.errstate(invalid="ignore"):
-        if ops.all_hold(domain, array):
-            return
-        array, kept = on_host(array), on_host(kept)
+    array, kept = on_host(array), on_host(kept)
+    with np.errstate(invalid="ignore"):  # of NaN
         bad = ~domain.holds(array)
     index = first_bad(bad if kept is None else bad & kept)
     if index is not None:

@@ -300,6 +300,7 @@ class Ops:
             return array_type(x.dtype.name, NUMBER) if self.on_device else float
         return array_type(x.dtype.name, ROW if rows and x.ndim == 1 else ELEMENT)
 
+    @without_float_warnings
     def all_hold(self, domain: Any, array: Array) -> bool:
         """Whether all numbers of an array lie in a domain; waits for a device."""
         return bool(domain.holds_all(array))
