@@ -9,8 +9,8 @@ import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -20,8 +20,11 @@ from .interop import OURS, foreign_arrays, is_foreign, like
 from .ops import Array, Ops
 from .ops.base import compute_dtype, limits, without_float_warnings
 from .reduction import NormalizeBy, Reduction, Weights, item_array, times_power_of_two, weigh
-from .schema import Configurable
+from .schema import Configurable, replaced
 from .state import LossState
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["CoupledLoss", "ElementwiseLoss", "Loss", "ReducedLoss", "RowLoss", "Truths"]
 
@@ -34,12 +37,35 @@ LEAST_SCALE, LARGEST_SCALE = 2.0**-126, 2.0**86
 class Loss(Configurable, ABC):
     """A calculator of a loss and its gradient with respect to the guesses.
 
-    `get_grad`, `get_loss` and both at once by calling the object. Nothing that is passed in is written to.
+    `get_grad`, `get_loss` and both at once by calling the object. A subclass writes `get_grad` and `get_loss`, or
+    `__call__`, and has the rest from here. It may have an `__init__` of its own, or options as annotated fields:
+
+    >>> import numpy as np
+    >>> import lossreg
+    >>> class SquaredDistance(lossreg.Loss):
+    ...     def __init__(self, scale: float = 1.0):
+    ...         self.scale = scale
+    ...
+    ...     def get_grad(self, guesses, truths):
+    ...         return 2.0 * self.scale * (guesses - truths)
+    ...
+    ...     def get_loss(self, guesses, truths):
+    ...         return self.scale * float(((guesses - truths) ** 2).sum())
+    >>> SquaredDistance(0.5)(np.array([3.0]), np.array([1.0]))
+    (array([2.]), 2.0)
     """
 
-    @abstractmethod
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Raise for a class that lacks a method: the ones here would call each other for ever."""
+        written = [name for name in ("get_grad", "get_loss") if getattr(cls, name) is not getattr(Loss, name)]
+        if cls.__call__ is Loss.__call__ and len(written) < 2:
+            got = " and ".join(written) or "none of them"
+            raise TypeError(f"Cannot make {cls.__name__}: expected get_grad and get_loss, or __call__, got {got}.")
+        return super().__new__(cls)
+
     def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
-        """(gradient, loss) in one pass."""
+        """(gradient, loss)."""
+        return self.get_grad(guesses, truths), self.get_loss(guesses, truths)
 
     def get_grad(self, guesses: Any, truths: Any) -> Any:
         """The gradient, arranged as the guesses are."""
@@ -142,7 +168,7 @@ class ReducedLoss(Loss):
 
     @functools.cached_property
     def _unreduced(self) -> ReducedLoss:
-        return replace(self, reduction="none")
+        return replaced(self, reduction="none")  # type: ignore[no-any-return]
 
     def get_state(
         self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None, step: Any = None

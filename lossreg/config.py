@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import confection
 from confection.util import is_promise
 
+from .checks import describe
 from .config_text import join, read_text, write_text
 from .registries import Registry, one_line, origin
 from .schema import MAX_PROBLEMS, ConfigError, Configurable, Problem, checked, closest, defaults
@@ -146,7 +147,8 @@ class _Blocks:
             return
         options = _options(node)
         found = checked(target, options, skip=nested)[1]
-        if not found and not nested and isinstance(target, type) and issubclass(target, Configurable):
+        is_checked_when_made = isinstance(target, type) and issubclass(target, Configurable) and not target.writes_init
+        if is_checked_when_made and not found and not nested:
             try:
                 target(**options)
             except ConfigError as error:
@@ -257,6 +259,9 @@ def register(*names: str, alias: str | None = None, to: str = "losses") -> Calla
     The last name is the one that `to_config` writes. `alias` is a short name for use in Python. `to` names another
     registry, such as "metrics" or "schedules".
     """
+    if not names or not all(isinstance(name, str) for name in names):
+        got = "no name" if not names else describe(names[0])
+        raise ConfigError([("", f'expected names, as in @register("Mine.v1"), got {got}')], title="Cannot register")
 
     def decorate(cls: T) -> T:
         if alias is not None:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 import numpy as np
 from confection import ConfigValidationError
 
+from .constructors import arguments_of, copied_with, has_own_init, keep_arguments
+
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from typing_extensions import dataclass_transform
@@ -36,6 +38,7 @@ __all__ = [
     "closest",
     "defaults",
     "positional_order",
+    "replaced",
 ]
 
 INHERITED = "the type that a base class gives"
@@ -87,12 +90,22 @@ class Configurable:
 
     Options are checked when the object is made: wrong types, ranges, NaN and infinity raise one `ConfigError` that
     lists them all. Lists and arrays become tuples, so objects are hashable and nothing of the caller's is kept.
+
+    A subclass with an `__init__` of its own is a plain class: it sets attributes as it likes, and what it was made with
+    takes the place of options.
     """
 
     names_in_registry: ClassVar[tuple[str, ...]] = ()
+    writes_init: ClassVar[bool] = False
+    """Whether this class or one of its bases has an `__init__` of its own, and so is no dataclass."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls) and "writes_init" not in vars(cls):
+            cls.writes_init = True
+            keep_arguments(cls)
+        if cls.writes_init:
+            return
         annotations = dict(inspect.get_annotations(cls))
         inherited = {
             f.name for base in cls.__mro__[1:] if dataclasses.is_dataclass(base) for f in dataclasses.fields(base)
@@ -100,10 +113,25 @@ class Configurable:
         changed = [n for n, value in vars(cls).items() if n in inherited - annotations.keys() and not callable(value)]
         if changed:  # `delta = 3.0` in a subclass is a new default of the option
             cls.__annotations__ = annotations | dict.fromkeys(changed, INHERITED)
-        dataclasses.dataclass(frozen=True, kw_only=True, repr=False)(cls)
+        _make_dataclass(cls)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not self.writes_init:
+            made = type(self).__name__
+            raise dataclasses.FrozenInstanceError(
+                f"Cannot set {name!r} of {made}: objects do not change; write dataclasses.replace(..., {name}=...)."
+            )
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if not self.writes_init:
+            raise dataclasses.FrozenInstanceError(f"Cannot delete {name!r} of {type(self).__name__}.")
+        object.__delattr__(self, name)
 
     def __post_init__(self) -> None:
-        values, problems = checked(type(self), {name: _plain(value) for name, value in self._fields().items()})
+        # An object whose class has its own `__init__` is here when that calls the `__init__` of a base.
+        cls = next(base for base in type(self).__mro__ if not has_own_init(base))
+        values, problems = checked(cls, {name: _plain(value) for name, value in self._fields().items()})
         if not problems:
             for name, value in values.items():
                 object.__setattr__(self, name, _plain(value))
@@ -127,9 +155,11 @@ class Configurable:
 
     def options(self, all: bool = False) -> dict[str, Any]:
         """The options that differ from their defaults, or all of them, in their positional order."""
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}  # type: ignore[arg-type]
-        values = self._fields()
-        return {name: values[name] for name in positional_order(type(self)) if all or values[name] != defaults[name]}
+        values = arguments_of(self) if self.writes_init else self._fields()
+        default = defaults(type(self))
+        names = [name for name in positional_order(type(self)) if name in values]
+        names += [name for name in values if name not in names]  # those of **kwargs
+        return {name: values[name] for name in names if all or name not in default or values[name] != default[name]}
 
     def to_config(self) -> dict[str, Any]:
         """The config block that makes an equal object: `Config({"loss": loss.to_config()}).to_disk(path)`."""
@@ -143,11 +173,33 @@ class Configurable:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.options().items())})"
 
 
+def _make_dataclass(cls: type) -> None:
+    """Make a class a dataclass so that a user's own `@dataclass(frozen=True)` may follow."""
+    explicit = {name: value for name, value in vars(cls).items() if isinstance(value, dataclasses.Field)}
+    dataclasses.dataclass(frozen=True, kw_only=True, repr=False)(cls)
+    # A second decorator refuses to overwrite these two; those of `Configurable` do the same.
+    for name in ("__setattr__", "__delattr__"):
+        delattr(cls, name)
+    # It reads what the class body says. Of fields without a simple default, the first one has left nothing.
+    for name, field in explicit.items():
+        if name not in vars(cls):
+            setattr(cls, name, field)
+
+
+def replaced(made: Any, **changes: Any) -> Any:
+    """A calculator with other options: `dataclasses.replace`, for those with an `__init__` of their own too."""
+    if has_own_init(type(made)):
+        return copied_with(made, **changes)
+    return dataclasses.replace(made, **changes)
+
+
 def positional_order(cls: type) -> list[str]:
     """Option names of a class: its own first, the common ones of its bases after them.
 
     A calculator that extends another one has that one's options before its new ones.
     """
+    if has_own_init(cls):
+        return [name for name in _signature(cls)[0] if name != "*"]
     own: list[str] = []
     registered = [base for base in cls.__mro__ if vars(base).get("names_in_registry")]
     for base in (*reversed(registered), *cls.__mro__):
@@ -271,7 +323,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 def _signature(target: Callable[..., Any]) -> tuple[dict[str, _Field], bool]:
     """The options of a class or function, and whether it takes options of any name."""
     hints = _hints(target)
-    finite = isinstance(target, type) and issubclass(target, Configurable)
+    finite = isinstance(target, type) and issubclass(target, Configurable) and not has_own_init(target)
     fields: dict[str, _Field] = {}
     any_name = False
     for name, parameter in inspect.signature(target).parameters.items():
@@ -290,7 +342,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     """The types of a signature, each resolved where it was written; those that nobody can resolve are left out."""
     found: dict[str, Any] = {}
     is_class = isinstance(target, type)
-    if isinstance(target, type) and dataclasses.is_dataclass(target):
+    if isinstance(target, type) and dataclasses.is_dataclass(target) and not has_own_init(target):
         sources: list[Any] = list(reversed(target.__mro__))
     else:
         sources = [target.__init__ if is_class else target]

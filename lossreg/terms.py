@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from .base import ReducedLoss, Wanted
+from .base import Loss, ReducedLoss, Wanted
 from .config import register
 from .interop import like
+from .plain import PlainCalculator
 from .schedules import Series, value_at
-from .schema import ConfigError, Configurable, Problem, closest
+from .schema import ConfigError, Configurable, Problem, closest, replaced
 from .state import LossState, TreeState
 from .trees import check_path, get_path, tree_map
 
@@ -79,7 +80,8 @@ class Term(ContextLoss):
     Errors: KeyError for a path that leads nowhere, with what was there; ValueError for a schedule without a step.
     Source: Kauldron's `kd.losses.Loss` (https://kauldron.readthedocs.io), with gradients.
 
-    loss: the calculator.
+    loss: the calculator. One of `get_grad` and `get_loss` alone takes no mask, sample_weight and normalize_by, and each
+        of its calls counts as one.
     guesses, truths: paths, or a list of paths for calculators that take more than one.
     mask, sample_weight: paths of these; none by default.   step: path of the number of the step, read by schedules.
     weight: a number, or a schedule: a function from step to number, or an iterator with a number for each step, of
@@ -87,7 +89,7 @@ class Term(ContextLoss):
     normalize_by: what a mean divides by, if that is not to be what the calculator says.
     """
 
-    loss: ReducedLoss = dataclasses.field(kw_only=False)
+    loss: Loss = dataclasses.field(kw_only=False)
     guesses: Paths
     truths: Paths | None = None
     mask: str | None = None
@@ -110,11 +112,12 @@ class Term(ContextLoss):
                     check_path(path)
                 except ConfigError as error:
                     yield name, error.problems[0][1]
-        if self.loss.unscaled:
+        calculator = self._unchanged
+        if calculator.unscaled:
             yield "loss", f"should return its loss and not its state, as {type(self.loss).__name__} does with per_token"
         for name, inputs, more in (
-            ("guesses", self.loss.inputs, self.loss.optional_inputs),
-            ("truths", self.loss.truth_inputs, ()),
+            ("guesses", calculator.inputs, calculator.optional_inputs),
+            ("truths", calculator.truth_inputs, ()),
         ):
             given = len(_paths(getattr(self, name)))
             if not len(inputs) <= given <= len(inputs) + len(more):
@@ -122,10 +125,21 @@ class Term(ContextLoss):
                 expected += f" or {len(inputs) + len(more)} (and {', '.join(more)})" if more else ""
                 yield name, f"{expected} for {type(self.loss).__name__}, got {given}"
 
+        if isinstance(calculator, PlainCalculator):
+            for name in ("mask", "sample_weight", "normalize_by"):
+                if getattr(self, name) is not None:
+                    yield name, f"cannot be used with {type(self.loss).__name__}, which takes guesses and truths alone"
+
+    @functools.cached_property
+    def _unchanged(self) -> ReducedLoss:
+        return self.loss if isinstance(self.loss, ReducedLoss) else PlainCalculator(self.loss)
+
     @functools.cached_property
     def calculator(self) -> ReducedLoss:
         """The calculator with the term's `normalize_by`."""
-        return self.loss if self.normalize_by is None else replace(self.loss, normalize_by=self.normalize_by)
+        if self.normalize_by is None:
+            return self._unchanged
+        return replaced(self.loss, normalize_by=self.normalize_by)  # type: ignore[no-any-return]
 
     def get_weight(self, step: Any = None) -> float:
         """The weight at a step."""
@@ -173,7 +187,7 @@ class Term(ContextLoss):
         state, _, grad = self.calculator._run(*self._inputs(context), None, wanted, weight)
         grads: dict[str, Any] = {}
         if wanted.grad:
-            for path, part in zip(_paths(self.guesses), grad if len(self.loss.inputs) > 1 else (grad,)):
+            for path, part in zip(_paths(self.guesses), grad if len(self.calculator.inputs) > 1 else (grad,)):
                 _add(grads, path, part)
         return state.weighted(weight, self) if wanted.total else state, grads
 
@@ -223,6 +237,8 @@ class WeightedSum(ContextLoss):
     """
 
     terms: Mapping[str, Term]
+
+    writes_init = False  # it takes terms by position and by name, and is a dataclass all the same
 
     def __init__(self, *args: Term, terms: Mapping[str, Term] | None = None) -> None:
         named = {str(i): term for i, term in enumerate(args)}

@@ -17,7 +17,7 @@ from .readers import MISSING, Reader
 from .schema import ConfigError, Problem
 from .targets import Targets
 
-__all__ = ["Labels", "label_problems"]
+__all__ = ["Labels", "concatenated", "label_problems"]
 
 
 def label_problems(
@@ -86,7 +86,7 @@ class Labels:
         if not flat:
             plain = set(map(type, truths)) <= {list, np.ndarray}
             parts = truths if plain else [_from_pandas(part) for part in truths]
-            truths = _concatenated(batch, parts)
+            truths = concatenated(batch, parts)
             if truths is None:
                 return self._each(reader, batch, parts)
         if len(batch.shape) == 1:
@@ -171,7 +171,7 @@ class Labels:
         return [label for part in truths for label in self._nested(part, shape[1:])]
 
 
-def _concatenated(batch: Batch, parts: Sequence[Any]) -> Any:
+def concatenated(batch: Batch, parts: Sequence[Any]) -> Any:
     """The truths of sequences as one list or one array, None where they have different forms."""
     if all(isinstance(part, (list, tuple)) for part in parts):
         return list(chain.from_iterable(parts))

@@ -484,8 +484,8 @@ def test_wrong_configs_are_config_errors_with_a_path(overrides: Any, problem: st
 @pytest.mark.parametrize(
     "make, problem",
     [
-        (lambda: Term(lossreg.L2Distance(), guesses="x", truths="y"), "loss: should be an instance of ReducedLoss, got L2Distance()"),
-        (lambda: Term("Huber.v1", guesses="x", truths="y"), "loss: should be an instance of ReducedLoss, got 'Huber.v1'"),
+        (lambda: Term(lossreg.metrics.Accuracy(), guesses="x", truths="y"), "loss: should be an instance of Loss, got Accuracy()"),
+        (lambda: Term("Huber.v1", guesses="x", truths="y"), "loss: should be an instance of Loss, got 'Huber.v1'"),
         (lambda: Term(Huber(), guesses="", truths="y"), "guesses: expected a path such as 'preds.logits' or 'boxes[0].xy', got ''"),
         (lambda: Term(Huber(), guesses="x", truths="y", step="no step"), "step: expected a path such as"),
         (lambda: Term(Huber(), guesses=[], truths="y"), "guesses: should be 1 (guesses) for Huber, got 0"),

@@ -16,7 +16,7 @@ from ..checks import on_host
 from ..config import register
 from ..ops import Array
 from ..reduction import Weights
-from ..schema import Configurable, Problem
+from ..schema import Configurable, Problem, replaced
 from ..targets import Targets
 from ..truths import Labels
 from .labels import ClassWeight, LabelOptions, NameOptions, class_weights
@@ -81,7 +81,7 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
 
     @functools.cached_property
     def _unreduced(self) -> ReducedLoss:
-        return replace(self, reduction="none", per_token=False)
+        return replaced(self, reduction="none", per_token=False)  # type: ignore[no-any-return]
 
     @property
     def unscaled(self) -> bool:

@@ -11,14 +11,15 @@ from typing import Any, Literal
 import numpy as np
 
 from ..arrays import Batch
-from ..base import ReducedLoss, Truths, Wanted
+from ..base import Loss, ReducedLoss, Truths, Wanted
 from ..checks import describe, fail
 from ..config import register
 from ..interop import foreign_arrays
 from ..ops import Array
+from ..plain import PlainItems
 from ..ragged import Ragged, is_ragged, read_ragged
 from ..reduction import NormalizeBy, Reduction, Weights
-from ..schema import Problem
+from ..schema import Problem, replaced
 from ..state import LossState
 
 __all__ = ["Sequence"]
@@ -43,38 +44,49 @@ class Sequence(ReducedLoss):
     inner: the calculator of items.   reduction, normalize_by, validate: in place of its own, where they are given.
     """
 
-    inner: ReducedLoss = dataclasses.field(kw_only=False)
+    inner: Loss = dataclasses.field(kw_only=False)
     reduction: Reduction | None = None  # type: ignore[assignment]
     normalize_by: NormalizeBy | None = None  # type: ignore[assignment]
     validate: Literal["auto", "full", "shape"] | None = None  # type: ignore[assignment]
 
     def check_options(self) -> Iterable[Problem]:
         """A calculator whose first axis is that of items."""
-        if self.inner.layout == "time":
-            name = type(self.inner).__name__
-            yield "inner", f"should be a calculator of items, got {name}, which takes lists of sequences and (T, B, C)"
+        name = type(self.inner).__name__
+        if isinstance(self.inner, ReducedLoss):
+            if self.inner.layout == "time":
+                got = f"{name}, which takes lists of sequences and (T, B, C)"
+                yield "inner", f"should be a calculator of items, got {got}"
+            return
+        for option in self._given():
+            yield option, f"cannot be used with {name}, which has get_grad and get_loss alone"
+
+    def _given(self) -> dict[str, Any]:
+        """The options that are given here."""
+        names = ("reduction", "normalize_by", "validate")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @functools.cached_property
     def calculator(self) -> ReducedLoss:
         """The inner calculator with the options that are given here."""
-        names = ("reduction", "normalize_by", "validate")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return replace(self.inner, **given) if given else self.inner
+        if not isinstance(self.inner, ReducedLoss):
+            return PlainItems(self.inner)
+        given = self._given()
+        return replaced(self.inner, **given) if given else self.inner
 
     @property
     def inputs(self) -> tuple[str, ...]:  # type: ignore[override]
         """Those of the inner calculator."""
-        return self.inner.inputs
+        return self.calculator.inputs
 
     @property
     def truth_inputs(self) -> tuple[str, ...]:  # type: ignore[override]
         """Those of the inner calculator."""
-        return self.inner.truth_inputs
+        return self.calculator.truth_inputs
 
     @property
     def unscaled(self) -> bool:
         """As the inner calculator."""
-        return self.inner.unscaled
+        return self.calculator.unscaled
 
     def empty(self) -> LossState:
         """The state of no data; states are those of the inner calculator."""
@@ -148,7 +160,7 @@ class Sequence(ReducedLoss):
 
     def _padding(self, batch: Batch, beside: dict[str, Any]) -> _Padding:
         """The sizes of padded guesses, and the lengths of what lies beside them."""
-        axes = 2 if self.inner.layout in ("elements", "broadcast") else 3
+        axes = 2 if self.calculator.layout in ("elements", "broadcast") else 3
         sizes = batch.shape[:2]
         for shape in batch.shapes:
             if len(shape) < axes or shape[:2] != sizes:
