@@ -23,7 +23,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_losses_of_all_loops_are_equal_to_rounding() -> None:
-    done = run("configs/digits.cfg", "--training.epochs", "3")
+    done = run("docs/examples/digits.cfg", "--training.epochs", "3")
     assert done.returncode == 0, done.stderr
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     lines = done.stdout.splitlines()
@@ -38,7 +38,7 @@ def test_losses_of_all_loops_are_equal_to_rounding() -> None:
 
 
 def test_what_is_wrong_with_a_config_is_said() -> None:
-    for arguments, message in ((["configs/digits.cfg", "--loss.nope", "1"], "loss.nope"), (["nope.cfg"], "nope.cfg")):
+    for arguments, message in ((["docs/examples/digits.cfg", "--loss.nope", "1"], "loss.nope"), (["nope.cfg"], "nope.cfg")):
         done = run(*arguments)
         assert done.returncode == 1
         assert message in done.stderr

@@ -175,7 +175,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.command(context_settings={"ignore_unknown_options": True}, options_metavar="[--help]")
 def main(
-    config: Annotated[Path, typer.Argument(help="A config file, such as configs/digits.cfg.")],
+    config: Annotated[Path, typer.Argument(help="A config file, such as docs/examples/digits.cfg.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="--section.option VALUE", help="Options to set instead of the file's."),

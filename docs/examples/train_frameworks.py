@@ -101,7 +101,7 @@ def run(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    path, *overrides = sys.argv[1:] or ["configs/digits.cfg"]
+    path, *overrides = sys.argv[1:] or ["docs/examples/digits.cfg"]
     try:
         run(Config().from_disk(Path(path), overrides=parse_overrides(overrides)))
     except (OSError, ConfigError) as error:
