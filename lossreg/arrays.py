@@ -300,6 +300,9 @@ class Batch:
         """Real numbers of the caller's, such as truths, as an array of the guesses' backend; sequences joined."""
         value = self.join(what, value)
         if isinstance(value, (list, tuple, int, float)) or (self.ops.on_device and isinstance(value, np.ndarray)):
+            if _holds_text(value):
+                takers = "CrossEntropy(names=...) takes names, and MultiLabelSoftMargin(names=...) sets of them"
+                raise fail(self.name, what, "to be numbers", f"{describe(value)} with text; {takers}")
             try:
                 value = self.ops.asarray(value)
             except ValueError:
@@ -391,6 +394,9 @@ def _concatenate(name: str, sequences: list[Any]) -> tuple[Array, tuple[int, ...
         return get_ops().xp.zeros((0, 1), np.float32), ()
     arrays = sequences
     if not _alike(sequences):
+        if not any(hasattr(x, "dtype") for x in sequences):
+            expected = "to be an array, or a list with one array for each sequence"
+            raise fail(name, "guesses", expected, f"{describe(sequences)} without arrays; write np.array(guesses)")
         arrays = [real_array(name, f"guesses of sequence {i}", x) for i, x in enumerate(sequences)]
         for i, x in enumerate(arrays):
             if x.ndim == 0:
@@ -408,6 +414,15 @@ def _alike(sequences: list[Any]) -> bool:
         return False
     found = {(x.dtype, x.ndim, x.shape[1:]) for x in sequences}
     return len(found) == 1 and sequences[0].ndim > 0 and sequences[0].dtype.kind in "fiub"
+
+
+def _holds_text(value: Any) -> bool:
+    """Whether a list holds names, or lists of names."""
+    if not isinstance(value, (list, tuple)):
+        return False
+    return any(
+        isinstance(x, str) or (isinstance(x, (list, tuple, set)) and any(isinstance(y, str) for y in x)) for x in value
+    )
 
 
 def _overlaps_itself(array: Array) -> bool:

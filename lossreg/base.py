@@ -20,11 +20,12 @@ from .interop import OURS, foreign_arrays, is_foreign, like
 from .ops import Array, Ops
 from .ops.base import compute_dtype, limits, without_float_warnings
 from .reduction import NormalizeBy, Reduction, Weights, item_array, times_power_of_two, weigh
-from .schema import Configurable, replaced
+from .schema import Configurable, positional_order, replaced
 from .state import LossState
+from .synonyms import CALL_ARGUMENTS, closest
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Never
 
 __all__ = ["CoupledLoss", "ElementwiseLoss", "Loss", "ReducedLoss", "RowLoss", "Truths"]
 
@@ -55,13 +56,13 @@ class Loss(Configurable, ABC):
     (array([2.]), 2.0)
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+    @classmethod
+    def _check_class(cls) -> None:
         """Raise for a class that lacks a method: the ones here would call each other for ever."""
         written = [name for name in ("get_grad", "get_loss") if getattr(cls, name) is not getattr(Loss, name)]
         if cls.__call__ is Loss.__call__ and len(written) < 2:
             got = " and ".join(written) or "none of them"
             raise TypeError(f"Cannot make {cls.__name__}: expected get_grad and get_loss, or __call__, got {got}.")
-        return super().__new__(cls)
 
     def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
         """(gradient, loss)."""
@@ -140,7 +141,14 @@ class ReducedLoss(Loss):
     layout: ClassVar[Layout] = "elements"
 
     def __call__(
-        self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None, out: Any = None
+        self,
+        guesses: Any = ...,
+        truths: Any = ...,
+        *more: Never,
+        mask: Any = None,
+        sample_weight: Any = None,
+        out: Any = None,
+        **wrong: Never,
     ) -> tuple[Any, Any]:
         """(gradient, loss) in one pass.
 
@@ -148,17 +156,38 @@ class ReducedLoss(Loss):
         sample_weight: factors >= 0 that broadcast to the values; a mean does not divide by them.
         out: array (or tuple of arrays) for the gradient, of the guesses' shape and dtype; `out=guesses` is allowed.
         """
+        if more or wrong or guesses is ...:
+            raise self._misused("", guesses, truths, more, wrong)
         state, result, grad = self._run(guesses, truths, mask, sample_weight, out, self._wanted(grad=True))
         return grad, like(guesses, self._loss(state, result))
 
     def get_grad(
-        self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None, out: Any = None
+        self,
+        guesses: Any = ...,
+        truths: Any = ...,
+        *more: Never,
+        mask: Any = None,
+        sample_weight: Any = None,
+        out: Any = None,
+        **wrong: Never,
     ) -> Any:
         """The gradient of the loss, arranged as the guesses are."""
+        if more or wrong or guesses is ...:
+            raise self._misused(".get_grad", guesses, truths, more, wrong)
         return self._run(guesses, truths, mask, sample_weight, out, Wanted(grad=True))[2]
 
-    def get_loss(self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None) -> Any:
+    def get_loss(
+        self,
+        guesses: Any = ...,
+        truths: Any = ...,
+        *more: Never,
+        mask: Any = None,
+        sample_weight: Any = None,
+        **wrong: Never,
+    ) -> Any:
         """The loss: a float (a 0-d array on a GPU), or the values with reduction "none"."""
+        if more or wrong or guesses is ...:
+            raise self._misused(".get_loss", guesses, truths, more, wrong)
         state, result, _ = self._run(guesses, truths, mask, sample_weight, None, self._wanted())
         return like(guesses, self._loss(state, result))
 
@@ -228,6 +257,23 @@ class ReducedLoss(Loss):
         return batch.split(batch.ops.xp.zeros(batch.values_shape, batch.arrays[0].dtype))
 
     # The pipeline
+
+    def _misused(self, method: str, guesses: Any, truths: Any, more: tuple[Any, ...], wrong: dict[str, Any]) -> Any:
+        """TypeError for a call with arguments that there are not, with the call to write instead."""
+        name = type(self).__name__
+        outputs = f"({', '.join(self.inputs)})" if len(self.inputs) > 1 else "guesses"
+        arguments = ", ".join((outputs, *self.truth_inputs))
+        expected = f"{name}(){method}({arguments}), with mask= and sample_weight= by name"
+        got = ", ".join(f"{word}={_kind_of(value)}" for word, value in wrong.items())
+        if more:
+            given = (guesses, truths, *more)
+            got = f"{len(given)} arguments by position"
+            if len(self.inputs) > 1:
+                expected = f"{name}(){method}({arguments}), with the {len(self.inputs)} inputs in one tuple"
+        elif wrong:
+            hints = [f"{word} is {CALL_ARGUMENTS[word]} here" for word in wrong if word in CALL_ARGUMENTS]
+            got += f" ({', '.join(hints)})" if hints else ""
+        return TypeError(f"Cannot calculate {name}: expected {expected}, got {got or 'no guesses'}.")
 
     def _wanted(self, grad: bool = False) -> Wanted:
         return _WANTED[self.reduction == "none", grad]
@@ -399,6 +445,18 @@ class ElementwiseLoss(ReducedLoss):
 
     formula: ClassVar[Callable[..., tuple[Any, ...]]]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _check_formula(cls)
+        if cls.formula_options is ElementwiseLoss.formula_options and not cls.writes_init:
+            _check_formula_options(cls)
+
+    @classmethod
+    def _check_class(cls) -> None:
+        """Raise for a class without a formula."""
+        super()._check_class()
+        _check_has_formula(cls, "xp, guess, truth")
+
     def formula_options(self, ops: Ops) -> tuple[Any, ...]:
         """Numbers and arrays that the formula takes after the truth."""
         return tuple(getattr(self, name) for name in _formula_names(type(self)))
@@ -448,6 +506,10 @@ class ElementwiseLoss(ReducedLoss):
         )
 
 
+def _kind_of(value: Any) -> str:
+    return "..." if hasattr(value, "shape") else describe(value)
+
+
 def _fitting_array(ops: Ops, options: Any, dtype: Any) -> Any:
     """An array of options with the rule of `fitting` for each number; what is no array as it is."""
     if not ops.owns(options):
@@ -464,6 +526,34 @@ def _formula_names(cls: type[ElementwiseLoss]) -> list[str]:
     return list(inspect.signature(cls.formula).parameters)[1 + len(cls.inputs) + len(cls.truth_inputs) :]
 
 
+def _check_formula(cls: type) -> None:
+    """Raise for a formula that would get the calculator as its first argument."""
+    if callable(vars(cls).get("formula")) and not isinstance(vars(cls)["formula"], staticmethod):
+        first = next(iter(inspect.signature(vars(cls)["formula"]).parameters), "")
+        hint = f", without {first!r} as its first parameter" if first == "self" else ""
+        raise TypeError(f"Cannot make the class {cls.__name__}: expected formula to be a @staticmethod{hint}.")
+
+
+def _check_formula_options(cls: type[ElementwiseLoss]) -> None:
+    """Raise for parameters of a formula that are neither options nor constants of the class."""
+    if not hasattr(cls, "formula") or isinstance(cls.inputs, property):
+        return
+    known = positional_order(cls)
+    for name in _formula_names(cls):
+        if name not in known and not hasattr(cls, name):
+            raise TypeError(
+                f"Cannot make the class {cls.__name__}: expected parameters of its formula to be options, got {name!r}"
+                f"{closest(name, known)} (options: {', '.join(known)})."
+            )
+
+
+def _check_has_formula(cls: type, parameters: str) -> None:
+    """Raise for a class without a formula."""
+    if not hasattr(cls, "formula"):
+        expected = f"a @staticmethod formula({parameters}) that returns (value, gradient)"
+        raise TypeError(f"Cannot make {cls.__name__}: expected {expected}, got a class without one.")
+
+
 class RowLoss(ReducedLoss):
     """A loss with one value a row of (N, C) guesses; a subclass writes `formula`, and `arguments` for it.
 
@@ -474,6 +564,16 @@ class RowLoss(ReducedLoss):
     layout: ClassVar[Layout] = "classes"
 
     formula: ClassVar[Callable[..., tuple[Any, ...]]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _check_formula(cls)
+
+    @classmethod
+    def _check_class(cls) -> None:
+        """Raise for a class without a formula."""
+        super()._check_class()
+        _check_has_formula(cls, "xp, guesses, *arguments")
 
     @abstractmethod
     def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:

@@ -14,7 +14,8 @@ from confection.util import is_promise
 from .checks import describe
 from .config_text import join, read_text, write_text
 from .registries import Registry, one_line, origin
-from .schema import MAX_PROBLEMS, ConfigError, Configurable, Problem, checked, closest, defaults
+from .schema import MAX_PROBLEMS, ConfigError, Configurable, Problem, checked, defaults
+from .synonyms import closest
 from .variables import as_templates, copied, interpolated, literal
 
 __all__ = ["ALIASES", "MAX_BLOCKS", "Config", "Registry", "register", "registry"]
@@ -106,6 +107,8 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
     def _prepare(cls, config: Mapping[str, Any], overrides: Mapping[str, Any]) -> _Blocks:
         """The blocks of an interpolated deep copy with overrides set, once every one has been checked."""
         if not isinstance(config, Mapping):
+            if isinstance(config, (str, Path)):
+                _check_is_no_path(str(config))
             raise ConfigError([("", f"expected a Config or a dict of sections, got {type(config).__name__}")])
         if is_promise(config):
             raise ConfigError([("", "the top level must be sections, not one block with an '@' key")])
@@ -253,6 +256,12 @@ class _Blocks:
         return filled
 
 
+def _check_is_no_path(text: str) -> None:
+    """Raise for the path of a config where its text is expected."""
+    if "\n" not in text and text.endswith((".cfg", ".ini", ".toml")) and "[" not in text:
+        raise ConfigError([("", f"expected a config, got what looks like a path; write Config().from_disk({text!r})")])
+
+
 def register(*names: str, alias: str | None = None, to: str = "losses") -> Callable[[T], T]:
     """Class decorator that enters a calculator into `registry.losses` under one or more names with a version.
 
@@ -293,6 +302,7 @@ class Config(confection.Config):
     ) -> Config:
         """Read a config from text."""
         with _as_config_error():
+            _check_is_no_path(text)
             tree = read_text(text)
             _raise(_override_problems(tree, overrides))
             _override(tree, {path: as_templates(value) for path, value in overrides.items()})

@@ -260,6 +260,10 @@ def _literal_key(key: str) -> str:
     return key.replace("$$", "$")
 
 
+_BARE_WORDS = re.compile(r"\[\s*\w+\s*(,\s*\w+\s*){0,20}\]")
+"""A list of names without the quotes of JSON."""
+
+
 def interpret(text: str, path: str = "") -> Any:
     """The value of a text without variables: JSON, Python's True, False and None, or else the text itself."""
     value, is_json = parse_json(text, path)
@@ -271,6 +275,9 @@ def interpret(text: str, path: str = "") -> Any:
     message = ""
     if text[:1] in ('"', "[", "{"):
         message = "expected JSON, with comments on lines of their own"
+        if _BARE_WORDS.fullmatch(text):
+            words = [word.strip() for word in text[1:-1].split(",")]
+            message = f"expected JSON, such as {json.dumps(words, separators=(',', ':'))}"
     elif _COMMENT_BEHIND.search(text):
         message = "expected a comment to have a line of its own, and text with such a mark to be in double quotes"
     elif "\n" in text:

@@ -14,7 +14,8 @@ from .base import Loss, ReducedLoss
 from .checks import describe
 from .config import ALIASES, registry
 from .ops import get_ops
-from .schema import ConfigError, closest, positional_order
+from .schema import ConfigError, positional_order
+from .synonyms import LOSSES, closest
 
 __all__ = ["Function", "Table", "help", "loss", "options"]
 
@@ -165,7 +166,7 @@ def _function(alias: str) -> Function:
 def _calculator(name: str) -> type[ReducedLoss]:
     known = [*ALIASES, *registry.losses.names()]
     if not isinstance(name, str) or name not in known:
-        raise ConfigError([("", f"no calculator is named {name!r}{closest(str(name), known)}")])
+        raise ConfigError([("", f"no calculator is named {name!r}{closest(str(name), known, LOSSES)}")])
     cls: type[ReducedLoss] = registry.losses.get(ALIASES.get(name, name))
     return cls
 

@@ -61,7 +61,8 @@ class Reader:
             return self.read_rows(truths)
         if truths.ndim != 1 or truths.dtype.kind not in "iub":
             expected = f"of integer ids, shape ({self.n},), or rows, shape ({self.n}, {self.classes})"
-            raise self.fail("truths", expected, describe(truths))
+            hint = "; write truths.astype(int)" if truths.ndim == 1 and truths.dtype.kind == "f" else ""
+            raise self.fail("truths", expected, describe(truths) + hint)
         self.check_length(truths)
         return self.read_ids(truths)
 
@@ -74,7 +75,8 @@ class Reader:
 
     def check_length(self, truths: Any) -> None:
         if len(truths) != self.n:
-            raise self.fail("truths", f"one a row of guesses, {self.n}", f"mismatched shapes: {len(truths)} truths")
+            expected = f"to be {self.n}, one for each row of guesses"
+            raise self.fail("truths", expected, f"mismatched shapes: {len(truths)} truths")
 
     def read_rows(self, rows: Array) -> Targets:
         """Numbers in [0, 1], one row each; a row whose largest is the missing value is missing."""
@@ -82,7 +84,10 @@ class Reader:
             raise self.fail("truth rows", "of numbers", describe(rows))
         if tuple(rows.shape) != (self.n, self.classes):
             expected = f"of shape ({self.n}, {self.classes}) as guesses"
-            raise self.fail("truths", expected, f"mismatched shapes: {describe(rows)}")
+            if rows.dtype.kind in "iub":
+                expected += f", or ids of shape ({self.n},)"
+            hint = "; write truths[:, 0]" if tuple(rows.shape) == (self.n, 1) else ""
+            raise self.fail("truths", expected, f"mismatched shapes: {describe(rows)}{hint}")
         if rows.dtype.name == "bfloat16":  # which NumPy has no functions for; float32 holds the same numbers
             rows = rows.astype(np.float32)
         present = None
@@ -195,7 +200,8 @@ class Reader:
             if label in table:
                 return table[label]
             known = ", ".join(map(repr, (names or ())[:10])) + (", ..." if len(names or ()) > 10 else "")
-            raise self.fail("truth names", f"among {known}", f"unknown name {describe(label)}", row)
+            got = f"unknown name {describe(label)} in {self.place(row)}"
+            raise self.fail("truth names", f"among {known}", got + self.option_for(label))
         if isinstance(label, (int, np.integer, np.bool_)):
             if int(label) in self.labels.missing_ids:
                 return MISSING
@@ -204,6 +210,14 @@ class Reader:
             raise self.fail("truth ids", f"in [0, {self.classes})", f"undeclared id {describe(int(label))}", row)
         expected = "to be ids, names, None or sets of them" if self.labels.sets else "to be ids, names or None"
         raise self.fail("truths", expected, describe(label), row)
+
+    def option_for(self, label: str) -> str:
+        """The option with which an unknown name would mean something."""
+        if not label and self.labels.missing_value is None:
+            return '; if it means that a truth is missing, set missing_value=""'
+        if label[1:] in (self.labels.names or ()) and not self.labels.neg_prefix:
+            return f"; if it means that the label is not {label[1:]!r}, set neg_prefix={label[0]!r}"
+        return ""
 
     def from_codes(self, codes: np.ndarray) -> Targets:
         """Targets of single labels."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import inspect
 import itertools
@@ -17,10 +16,11 @@ import numpy as np
 from confection import ConfigValidationError
 
 from .constructors import arguments_of, copied_with, has_own_init, keep_arguments
+from .synonyms import NOTES, OPTIONS, closest
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
-    from typing_extensions import dataclass_transform
+    from typing_extensions import Self, dataclass_transform
 else:
 
     def dataclass_transform(**_: Any) -> Callable[[type], type]:
@@ -35,7 +35,6 @@ __all__ = [
     "Configurable",
     "Problem",
     "checked",
-    "closest",
     "defaults",
     "positional_order",
     "replaced",
@@ -50,9 +49,6 @@ INFINITY_ALLOWED = "infinity allowed"
 MAX_PROBLEMS = 100
 """Where a search for problems may end. A file that is no config at all has one in each line, and each costs a look for
 similar names."""
-
-_MAX_NAME = 100
-"""Length up to which a name is compared with others: the comparison takes quadratic time."""
 
 _PART = 1000
 """Number of items of an option that are checked at a time."""
@@ -115,6 +111,17 @@ class Configurable:
             cls.__annotations__ = annotations | dict.fromkeys(changed, INHERITED)
         _make_dataclass(cls)
 
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Raise for unknown options, and for options by position."""
+        cls._check_class()
+        if not cls.writes_init:
+            _check_names(cls, args, options)
+        return super().__new__(cls)
+
+    @classmethod
+    def _check_class(cls) -> None:
+        """Raise TypeError for a class of which no object can be made."""
+
     def __setattr__(self, name: str, value: Any) -> None:
         if not self.writes_init:
             made = type(self).__name__
@@ -173,6 +180,34 @@ class Configurable:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.options().items())})"
 
 
+def _check_names(cls: Any, args: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+    """Raise unless a class takes so many options by position, and options of these names."""
+    fields, any_name = _signature(cls)
+    problems = [(name, unknown_option(cls, name)) for name in options if name not in fields and not any_name]
+    if len(args) > _most_by_position(cls):
+        problems.append(("", _by_position(cls, args)))
+    if problems:
+        raise ConfigError(problems, title=f"Cannot make {cls.__name__}")
+
+
+@functools.lru_cache(maxsize=1024)
+def _most_by_position(cls: type) -> float:
+    """How many options a class takes by position."""
+    kinds = [parameter.kind for parameter in inspect.signature(cls).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return float("inf")
+    return kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _by_position(cls: type, args: tuple[Any, ...]) -> str:
+    """The sentence for options by position, or for what was meant for a call."""
+    got = f"expected options by name, got {len(args)} by position"
+    if any(hasattr(x, "shape") for x in args):
+        return f"{got}; to calculate, make it first: {cls.__name__}()(guesses, truths)"
+    names = positional_order(cls)
+    return f"{got}; write {cls.__name__}({names[0]}={_short(args[0])})" if names else got
+
+
 def _make_dataclass(cls: type) -> None:
     """Make a class a dataclass so that a user's own `@dataclass(frozen=True)` may follow."""
     explicit = {name: value for name, value in vars(cls).items() if isinstance(value, dataclasses.Field)}
@@ -225,14 +260,25 @@ def checked(
                 values[name], found = fields[name].check(value)
                 problems += [(".".join((name, *path)), message) for path, message in found]
         elif not any_name and len(problems) < MAX_PROBLEMS:
-            known = ", ".join(fields) or "none"
-            problems.append((name, f"unknown option{closest(name, fields)} (known: {known})"))
+            problems.append((name, unknown_option(target, name)))
     problems += [
         (name, "this option has no default and must be given")
         for name, field in fields.items()
         if field.required and name not in options
     ]
     return values, problems
+
+
+def unknown_option(target: Callable[..., Any], name: str) -> str:
+    """The sentence for an option that a class or function does not have."""
+    known = [option for option in _signature(target)[0] if option != "*"]
+    constant = getattr(target, name, None)
+    if isinstance(constant, (bool, int, float, str)):
+        annotated = f"{name}: {type(constant).__name__} = {constant!r}"
+        return f"is a constant of the class, and no option: write `{annotated}` there"
+    if name in NOTES and name not in known:
+        return f"unknown option; {NOTES[name]}"
+    return f"unknown option{closest(name, known, OPTIONS)} (known: {', '.join(known) or 'none'})"
 
 
 def defaults(target: Callable[..., Any]) -> dict[str, Any]:
@@ -307,18 +353,6 @@ def _moved(path: tuple[str, ...], start: int) -> tuple[str, ...]:
     return (str(int(path[0]) + start), *path[1:]) if start and path[0].isdigit() else path
 
 
-def closest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'delta'?`, or nothing when no known name is close."""
-    if len(name) > _MAX_NAME:
-        return ""
-    known = list(known)
-    folded = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or [
-        folded[match] for match in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.6)
-    ]
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-
-
 @functools.lru_cache(maxsize=1024)
 def _signature(target: Callable[..., Any]) -> tuple[dict[str, _Field], bool]:
     """The options of a class or function, and whether it takes options of any name."""
@@ -386,7 +420,12 @@ def _adapter(hint: Any, infinite: bool) -> TypeAdapter[Any] | None:
 
 def _sentence(error: Any) -> Finding:
     path = tuple(str(part) for part in error["loc"] if isinstance(part, int) or str(part).isidentifier())
-    return path, f"{error['msg'].removeprefix('Input ')}, got {_short(error['input'])}"
+    expected = error["msg"].removeprefix("Input ")
+    # What pydantic says of a text or a dict in the place of a list speaks of Python's types.
+    wants_list = error["type"] == "sequence_str" or expected == "should be an instance of Sequence"
+    if wants_list:
+        expected = "should be a list"
+    return path, f"{expected}, got {_short(error['input'])}"
 
 
 def _short(value: Any) -> str:

@@ -14,8 +14,9 @@ from .config import register
 from .interop import like
 from .plain import PlainCalculator
 from .schedules import Series, value_at
-from .schema import ConfigError, Configurable, Problem, closest, replaced
+from .schema import ConfigError, Configurable, Problem, replaced
 from .state import LossState, TreeState
+from .synonyms import closest
 from .trees import check_path, get_path, tree_map
 
 __all__ = ["ContextLoss", "Term", "WeightedSum", "WeightedSumState"]

@@ -9,7 +9,8 @@ from typing import Any
 
 from .checks import describe
 from .ragged import is_ragged, like
-from .schema import ConfigError, closest
+from .schema import ConfigError
+from .synonyms import closest
 
 __all__ = ["PathError", "check_path", "get_path", "leaves", "tree_map"]
 

@@ -61,6 +61,7 @@ class Labels:
         if problems:
             raise ConfigError(problems, title=f"Cannot make {name}")
         self.name, self.names, self.missing_value, self.sets = name, names, missing_value, sets
+        self.neg_prefix = neg_prefix
         self.missing_ids = sorted(i for i in {missing_value, ignore_index} if isinstance(i, int))
         table: dict[Any, int] = {label: i for i, label in enumerate(names or ())}
         if neg_prefix:
@@ -143,12 +144,23 @@ class Labels:
     def _unbatched(self, truths: Any, classes: int) -> Any:
         """One example without a batch axis: a label, or a row of probabilities."""
         if hasattr(truths, "shape") and truths.shape == (classes,) and is_real(truths.dtype):
+            self._check_is_one_row(truths, classes)
             return truths[None]
         if hasattr(truths, "shape") and truths.shape == ():
             return truths.reshape(1) if truths.dtype.kind in "iub" else [truths.item()]
         if truths is None or isinstance(truths, (str, int, set, frozenset)):
             return [truths]
-        raise fail(self.name, "truths of one example", f"to be a label or a row of {classes}", describe(truths))
+        hint = ""
+        if getattr(truths, "ndim", 0) == 2 and len(truths) == classes:
+            hint = "; guesses and truths may be swapped"
+        raise fail(self.name, "truths of one example", f"to be a label or a row of {classes}", describe(truths) + hint)
+
+    def _check_is_one_row(self, truths: Any, classes: int) -> None:
+        """Raise for ids where guesses (C,), which are one example, were meant to be C examples."""
+        if truths.dtype.kind in "iu" and isinstance(truths, np.ndarray) and truths.size and truths.max() > 1:
+            expected = f"to be a label or a row of {classes} probabilities, since guesses ({classes},) are one example"
+            hint = "; for logits of two classes, one per example, there is BinaryCrossEntropyWithLogits"
+            raise fail(self.name, "truths", expected, f"{describe(truths)} of ids{hint}")
 
     def _class_axis_last(self, batch: Batch, truths: Any, n: int) -> Any:
         """Truths of n guesses (n, C, d1, ...): ids (n, d1, ...), or probabilities (n, C, d1, ...), as rows."""

@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .config_text import interpret, parse_json
-from .schema import ConfigError, closest
+from .schema import ConfigError
+from .synonyms import closest
 
 __all__ = ["MAX_EXPANSION", "as_templates", "copied", "interpolated", "literal"]
 

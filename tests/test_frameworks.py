@@ -38,7 +38,10 @@ def test_losses_of_all_loops_are_equal_to_rounding() -> None:
 
 
 def test_what_is_wrong_with_a_config_is_said() -> None:
-    for arguments, message in ((["docs/examples/digits.cfg", "--loss.nope", "1"], "loss.nope"), (["nope.cfg"], "nope.cfg")):
+    for arguments, message in (
+        (["docs/examples/digits.cfg", "--loss.nope", "1"], "loss.nope"),
+        (["nope.cfg"], "nope.cfg"),
+    ):
         done = run(*arguments)
         assert done.returncode == 1
         assert message in done.stderr

@@ -289,12 +289,12 @@ BAD: list[tuple[Any, Any, Any, str]] = [
     (CategoricalCrossentropy(), P, ["a", "b", "c"], "got the name 'a' without names. Pass names when you make"),
     (CrossEntropy(), X, ["", 0, 1], "got the name '' without names."),
     (CrossEntropy(**ABC), X, ["a", "dog", "c"], "expected truth names among 'a', 'b', 'c', got unknown name 'dog' in row 1."),
-    (CrossEntropy(**ABC), X, ["a", "!b", "c"], "got unknown name '!b' in row 1."),
-    (CrossEntropy(**ABC), X, ["a", "", "c"], "got unknown name '' in row 1."),
+    (CrossEntropy(**ABC), X, ["a", "!b", "c"], "got unknown name '!b' in row 1; if it means that the label is not 'b', set neg_prefix='!'."),
+    (CrossEntropy(**ABC), X, ["a", "", "c"], "got unknown name '' in row 1; if it means that a truth is missing, set missing_value=\"\"."),
     (CategoricalCrossentropy(**MESSY), P, ["a", "!dog", "c"], "got unknown name '!dog' in row 1."),
     (CrossEntropy(names=["a", "b"]), X, [0, 1, 0], "expected one name for each class of guesses, 3, got 2 names."),
     (CategoricalCrossentropy(names=["a"]), P, [0, 0, 0], "expected one name for each class of guesses, 3, got 1 names."),
-    (CrossEntropy(), X, [0, 1], "expected truths one a row of guesses, 3, got mismatched shapes: 2 truths."),
+    (CrossEntropy(), X, [0, 1], "expected truths to be 3, one for each row of guesses, got mismatched shapes: 2 truths."),
     (CrossEntropy(), X, np.array([0, 1]), "got mismatched shapes: 2 truths."),
     (CrossEntropy(), X, [0.0, 1.0, 2.0], "expected truths to be ids, names, None or sets of them, got 0.0 in row 0."),
     (CrossEntropy(), X, np.array([0.0, 1.0, 2.0]), "expected truths of integer ids, shape (3,), or rows, shape (3, 3)"),
@@ -342,7 +342,7 @@ BAD: list[tuple[Any, Any, Any, str]] = [
     (CrossEntropy(), X.astype(complex), [0, 1, 2], "expected guesses of real numbers, got a complex128 array of shape (3, 3)."),
     (CrossEntropy(), np.array(["a", "b"]), [0, 1], "expected guesses of real numbers"),
     (CrossEntropy(), X.astype(object), [0, 1, 2], "expected guesses of real numbers, got a object array of shape (3, 3)."),
-    (CrossEntropy(), [[0.1, 0.2]], [0], "expected guesses of sequence 0 to be an array, got a list of 2."),
+    (CrossEntropy(), [[0.1, 0.2]], [0], "got a list of 1 without arrays; write np.array(guesses)."),
     (CrossEntropy(), None, [0], "expected guesses to be an array, got None."),
     (CrossEntropy(), np.ma.masked_array(X), [0, 1, 2], "expected guesses to be an array (give its mask as mask=~array.mask), got a masked array."),
     (MeanSquaredError(), X, X[:2], "expected truths of shape (3, 3) (that of guesses), got mismatched shape (2, 3)."),
@@ -527,7 +527,7 @@ def test_lists_that_contain_themselves_are_an_error_in_words() -> None:
         with pytest.raises(ValueError, match="got a list of"):
             CrossEntropy()(X, truths)
     for call in (lambda: CrossEntropy()(itself, [0, 1, 2]), lambda: MeanSquaredError()(X, itself)):
-        with pytest.raises(ValueError, match=r"expected .* to be an array, got a list of 3"):
+        with pytest.raises(ValueError, match=r"expected .* to be an array.*, got a list of 3"):
             call()
 
 

@@ -145,8 +145,8 @@ def test_a_path_that_leads_nowhere_says_what_was_there(path: str, message: str) 
         (None, "the context is None."),
         ([], "the context is a list of 0."),
         (types.SimpleNamespace(), "the context is namespace()."),
-        (types.SimpleNamespace(xs=1), "the context is namespace(xs=1) with xs; did you mean 'xs'?"),
-        ({f"x{i}": i for i in range(30)}, "'x18', 'x19'; did you mean"),
+        (types.SimpleNamespace(xs=1), "the context is namespace(xs=1) with xs."),
+        ({f"x{i}": i for i in range(30)}, "'x18', 'x19'."),
         (types.SimpleNamespace(**{f"y{i}": i for i in range(30)}), "y17, y18, y19."),
     ],
 )

@@ -14,7 +14,7 @@ from ..config import registry
 from ..environment import ENVIRONMENT
 from ..formulas.functions import FORMULA_FUNCTIONS, ROW_FUNCTIONS
 from ..jit.undisturbed import undisturbed
-from ..schema import closest
+from ..synonyms import closest
 from .base import Array, Ops
 from .numpy_ops import NumpyOps
 

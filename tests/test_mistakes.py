@@ -1,0 +1,158 @@
+"""Mistakes that people make in their first hours, and the sentence that each of them gets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lossreg
+from lossreg import Config, ElementwiseLoss, registry
+from lossreg.config import ALIASES
+from lossreg.synonyms import CALL_ARGUMENTS, LOSSES, OPTIONS, closest, folded_name
+
+L = np.random.default_rng(0).normal(size=(4, 3))
+Y = np.array([0, 1, 2, 1])
+CE, MSE = lossreg.CrossEntropy, lossreg.MeanSquaredError
+NAMED = CE(names=["cat", "dog", "bird"])
+
+
+def with_formula(**body: Any) -> Any:
+    return type("Mine", (ElementwiseLoss,), {"__annotations__": body.pop("options", {}), **body})
+
+
+def square(xp: Any, guess: Any, truth: Any) -> Any:
+    return (guess - truth) * (guess - truth), 2.0 * (guess - truth)
+
+
+def resolve(text: str) -> Any:
+    return registry.resolve(Config().from_str(f"[loss]\n{text}"))["loss"]
+
+
+MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
+    # Formulas of one's own
+    "three results": (
+        lambda: with_formula(formula=staticmethod(lambda xp, guess, truth: (guess, guess, guess)))()(L, L),
+        "expected it to return one value for each element and 1 derivative, one for each guess, got 3 results",
+    ),
+    "formula with self": (
+        lambda: with_formula(formula=lambda self, xp, guess, truth: square(xp, guess, truth)),
+        "Cannot make the class Mine: expected formula to be a @staticmethod, without 'self' as its first parameter",
+    ),
+    "formula without staticmethod": (
+        lambda: with_formula(formula=square),
+        "Cannot make the class Mine: expected formula to be a @staticmethod.",
+    ),
+    "a parameter that is no option": (
+        lambda: with_formula(
+            options={"scale": float}, scale=1.0, formula=staticmethod(lambda xp, guess, truth, scal: (guess, 1.0))
+        ),
+        "expected parameters of its formula to be options, got 'scal'; did you mean 'scale'? (options: scale, ",
+    ),
+    "no formula": (lambda: with_formula()(), "expected a @staticmethod formula(xp, guess, truth) that returns (value, gradient)"),
+    "an option without a type": (
+        lambda: with_formula(k=1.0, formula=staticmethod(square))(k=2.0),
+        "k: is a constant of the class, and no option: write `k: float = 1.0` there",
+    ),
+    "a function that formulas do not have": (
+        lambda: with_formula(formula=staticmethod(lambda xp, guess, truth: (xp.sin(guess), guess)))()(L, L),
+        "A formula may use arithmetic, comparisons and these functions of xp: abs, exp,",
+    ),
+    "a branch on numbers": (
+        lambda: with_formula(formula=staticmethod(lambda xp, guess, truth: square(xp, guess, truth) if guess > 0 else 0))()(L, L),
+        "a formula may not branch on its arrays or on float options: take xp.where",
+    ),
+    # Options
+    "a slip": (lambda: CE(label_smothing=0.1), "label_smothing: unknown option; did you mean 'label_smoothing'?"),  # type: ignore[call-arg]
+    "PyTorch's weight": (lambda: CE(weight=[1.0]), "weight: unknown option; did you mean 'class_weight'?"),  # type: ignore[call-arg]
+    "Keras's from_logits": (lambda: CE(from_logits=True), "from_logits: unknown option; the class says what guesses are"),  # type: ignore[call-arg]
+    "MindFormers' names": (
+        lambda: CE(check_for_nan_in_loss_and_grad=True),  # type: ignore[call-arg]
+        "unknown option; did you mean 'check_finite'?",
+    ),
+    "an option by position": (lambda: lossreg.Huber(0.5), "expected options by name, got 1 by position; write Huber(delta=0.5)"),  # type: ignore[misc]
+    "data in the constructor": (lambda: CE(L, Y), "to calculate, make it first: CrossEntropy()(guesses, truths)"),  # type: ignore[misc]
+    "names as a text": (lambda: CE(names="abc"), "names: should be a list, got 'abc'"),
+    "balanced": (lambda: CE(class_weight="balanced"), "class_weight: should be a list, got 'balanced'"),
+    "weights as a dict": (lambda: CE(class_weight={0: 1.0}), "class_weight: should be a list, got {0: 1.0}"),  # type: ignore[arg-type]
+    # Calls
+    "weight in a call": (lambda: CE()(L, Y, weight=np.ones(4)), "got weight=... (weight is sample_weight here)"),
+    "a mask by position": (lambda: CE()(L, Y, np.ones(4)), "with mask= and sample_weight= by name, got 3 arguments by position"),
+    "names of scikit-learn": (
+        lambda: CE().get_loss(y_pred=L, y_true=Y),
+        "expected CrossEntropy().get_loss(guesses, truths), with mask= and sample_weight= by name, "
+        "got y_pred=..., y_true=... (y_pred is guesses here, y_true is truths here)",
+    ),
+    "nothing": (lambda: CE().get_grad(), "got no guesses"),
+    "three inputs": (
+        lambda: lossreg.TripletMargin()(L, L, L),
+        "expected TripletMargin()((anchor, positive, negative)), with the 3 inputs in one tuple, got 3 arguments by position",
+    ),
+    "lists as guesses": (lambda: MSE()([1.0, 2.0], [0.0, 1.0]), "got a list of 2 without arrays; write np.array(guesses)"),
+    "swapped arguments": (lambda: CE()(Y, L), "guesses and truths may be swapped"),
+    "a column of ids": (lambda: CE()(L, Y[:, None]), "expected truths of shape (4, 3) as guesses, or ids of shape (4,)"),
+    "what to write for it": (lambda: CE()(L, Y[:, None]), "write truths[:, 0]"),
+    "float ids": (lambda: CE()(L, Y.astype(float)), "write truths.astype(int)"),
+    "too few truths": (lambda: CE()(L, Y[:3]), "expected truths to be 4, one for each row of guesses, got mismatched shapes: 3 truths"),
+    "logits of two classes": (lambda: CE()(L[:, 0], Y), "one per example, there is BinaryCrossEntropyWithLogits"),
+    "a negated label": (lambda: NAMED(L, ["cat", "!dog", "cat", "cat"]), "not 'dog', set neg_prefix='!'"),
+    "a missing label": (lambda: NAMED(L, ["cat", "", "cat", "cat"]), 'a truth is missing, set missing_value=""'),
+    "names of multi-label truths": (
+        lambda: lossreg.BinaryCrossEntropyWithLogits()(L, [["a"], [], ["b"], ["a", "b"]]),
+        "expected truths to be numbers, got a list of 4 with text; CrossEntropy(names=...) takes names",
+    ),
+    # Configs
+    "names without quotes": (
+        lambda: resolve('@losses = "CrossEntropy.v1"\nnames = [cat, dog]'),
+        'loss.names: line 3: expected JSON, such as ["cat","dog"], got',
+    ),
+    "a path as a text": (lambda: Config().from_str("loss.cfg"), "looks like a path; write Config().from_disk('loss.cfg')"),
+    "a path to resolve": (lambda: registry.resolve("loss.cfg"), "looks like a path; write Config().from_disk('loss.cfg')"),  # type: ignore[arg-type]
+    "a bare register": (lambda: lossreg.register(MSE), '@register("Mine.v1")'),  # type: ignore[arg-type]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize("ops", ["numpy", None])
+def test_a_mistake_gets_its_sentence(name: str, ops: str | None) -> None:
+    mistake, message = MISTAKES[name]
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        if ops is None:
+            mistake()
+        else:
+            with lossreg.use_ops(ops):
+                mistake()
+
+
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        ("l2", "MeanSquaredError.v1"), ("rmse", "MeanSquaredError.v1"), ("log_loss", "BinaryCrossEntropy.v1"),
+        ("kl_div", "KLDivergence.v1"), ("nll_loss", "NLL.v1"), ("mae", "MeanAbsoluteError.v1"), ("pinball", "Quantile.v1"),
+        ("softmax", "CrossEntropy.v1"), ("L2.v1", "MeanSquaredError.v1"), ("MSE.v1", "MeanSquaredError.v1"),
+        ("HuberLoss", "Huber.v1"), ("KLDivLoss", "KLDivergence.v1"), ("focal_loss", "SigmoidFocal.v1"), ("huber.v1", "Huber.v1"),
+    ],
+)  # fmt: skip
+def test_names_of_other_libraries_lead_to_the_calculator(name: str, meant: str) -> None:
+    for find in (lossreg.loss, registry.losses.get):
+        with pytest.raises(ValueError, match="did you mean") as caught:
+            find(name)
+        alias = next(alias for alias, full in ALIASES.items() if full == meant)
+        assert repr(meant) in str(caught.value) or repr(alias) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["dice", "nothing", "x", "a" * 1000])
+def test_no_hint_is_better_than_a_wrong_one(name: str) -> None:
+    assert closest(name, [*ALIASES, *registry.losses.names()], LOSSES) == ""
+
+
+def test_the_tables_of_synonyms_name_what_there_is() -> None:
+    names = registry.losses.names()
+    assert {word for words in LOSSES.values() for word in words} <= set(names)
+    assert [name for name in LOSSES if folded_name(name) != name] == []
+    options = {option for name in names for option in lossreg.schema.positional_order(registry.losses.get(name))}
+    assert {word for words in OPTIONS.values() for word in words} - {"axis"} <= options
+    assert set(CALL_ARGUMENTS.values()) <= {"guesses", "truths", "mask", "sample_weight", "the option class_weight"}
