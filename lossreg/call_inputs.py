@@ -49,6 +49,11 @@ class Inputs:
         """Names of the inputs that a call must give."""
         return (*self.outputs, *self.truths)
 
+    @property
+    def listing(self) -> tuple[str, ...]:
+        """All names, optional ones in brackets."""
+        return (*self.names, "[weight]") if self.has_weight else self.names
+
     def split(
         self, arguments: tuple[Any, ...], named: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Any, ...]]:

@@ -137,8 +137,7 @@ class Function:
         self.alias, self.cls = alias, _registered(alias)
         self._inputs = Inputs.of(self.cls, name or alias, has_weight)
         self.__name__ = self.__qualname__ = name or alias
-        weight = ("[weight]",) if self._inputs.has_weight else ()
-        signature = ", ".join((*self.inputs, *weight, *default_options(self.cls)))
+        signature = ", ".join((*self._inputs.listing, *default_options(self.cls)))
         self.__doc__ = f"{self.__name__}({signature})\n\n{self.cls.__doc__}"
 
     def __repr__(self) -> str:
@@ -221,8 +220,7 @@ def _calculated(calculator: Any, arguments: tuple[Any, ...], named: Mapping[str,
     inputs = Inputs.of(calculator, name)
     call, keywords, rest = inputs.split(arguments, named)
     if rest:
-        names = ", ".join([*inputs.names, *(["[weight]"] if inputs.has_weight else [])])
-        expected = f"takes the inputs {names}, and its options when it is made"
+        expected = f"takes the inputs {', '.join(inputs.listing)}, and its options when it is made"
         raise TypeError(f"{name}() {expected}; got {len(rest)} more: {', '.join(map(describe, rest))}")
     unknown = [key for key in named if key not in ("mask", "sample_weight")]
     if unknown:
@@ -243,7 +241,7 @@ def _row(name: str, target: Any) -> dict[str, Any]:
         "torch": equivalent.group() if equivalent else "",
         "result": "values" if defaults.get("reduction") == "none" else "loss",
         "n": len(inputs.names),
-        "inputs": (*inputs.names, *(["[weight]"] if inputs.has_weight else [])),
+        "inputs": inputs.listing,
         "options": defaults,
     }
 
