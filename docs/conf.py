@@ -153,6 +153,9 @@ def sections(lines, known):
         if block.startswith("    "):
             body += [".. code-block:: text", "", *block.split("\n"), ""]
             continue
+        if block.startswith(">>> "):
+            body += [".. code-block:: pycon", "", *("    " + line for line in block.split("\n")), ""]
+            continue
         marks = [(m, "field") for m in FIELD.finditer(block)]
         marks += [(m, "option") for m in OPTION.finditer(block) if set(m[1].split(", ")) <= known]
         marks.sort(key=lambda mark: mark[0].start())

@@ -25,6 +25,9 @@ T = TypeVar("T", bound=type[Configurable])
 ALIASES: dict[str, str] = {}
 """Short names of calculators: `"ce"` -> `"CrossEntropy.v1"`."""
 
+NAMES_OF_FUNCTIONAL = ("Function", "Table", "bcelogit1", "bcelogit2", "help", "loss", "options")
+"""Names in `lossreg.functional` that cannot be an alias."""
+
 MAX_BLOCKS = 4000
 """Number of blocks in a config, those that variables repeat included. To check and make one takes about 0.3 ms."""
 
@@ -274,7 +277,7 @@ def register(*names: str, alias: str | None = None, to: str = "losses") -> Calla
 
     def decorate(cls: T) -> T:
         if alias is not None:
-            if ALIASES.get(alias, names[-1]) != names[-1] or alias in ("Function", "Table", "help", "loss", "options"):
+            if ALIASES.get(alias, names[-1]) != names[-1] or alias in NAMES_OF_FUNCTIONAL:
                 raise ConfigError([(alias, "this alias is taken")])
             if not hasattr(cls, "truth_inputs"):
                 raise ConfigError([(alias, f"only a reduced loss can be a function, got {cls.__name__}")])

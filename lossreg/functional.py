@@ -2,92 +2,117 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import html
 import re
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, overload
 
 import numpy as np
 
-from .base import Loss, ReducedLoss
+from .base import Loss
+from .call_inputs import CALL_KEYWORDS, Inputs
 from .checks import describe
 from .config import ALIASES, registry
-from .ops import get_ops
-from .schema import ConfigError, positional_order
+from .option_forms import default_options, read_options
+from .schema import ConfigError, Configurable, checked
 from .synonyms import LOSSES, closest
+from .tables import Table
 
 __all__ = ["Function", "Table", "help", "loss", "options"]
 
-CALL_KEYWORDS = ("mask", "sample_weight", "out")
+FORMS = {"bcelogit1": ("bcelogits", False), "bcelogit2": ("bcelogits", True)}
+"""Further functions of a calculator: (alias, whether a weight for each element may follow the truths)."""
 
 
-def loss(name: str, /, *positional: Any, **named: Any) -> Loss:
-    """A calculator by name or alias, with options by position, by name, or first the one and then the other.
+@overload
+def loss(name: str, /, *options: Any, **named: Any) -> Loss: ...
+@overload
+def loss(module: Configurable, all: bool = True, /) -> dict[str, Any]: ...
+@overload
+def loss(module: Configurable, /, *inputs: Any, **keywords: Any) -> Any: ...
 
-    `loss("ce", None, -100, 0.1, "mean")` is `loss("CrossEntropy.v1", label_smoothing=0.1)`; the positions are those of
-    `options(name)`.
+
+def loss(name: Any, /, *arguments: Any, **named: Any) -> Any:
+    """A calculator by name; or, with a calculator in place of the name, its options or the loss of inputs.
+
+        loss(name, *options, **options)                    a calculator
+        loss(calculator), loss(calculator, True)           {"module": name, "options": {option: value}}
+        loss(calculator, False)                            the same, with the options that are not at their defaults
+        loss(calculator, *inputs, mask=, sample_weight=)   the loss, the same number as `calculator.get_loss` gives
+
+    Options may be given by position in the order of `options(name)`, then by name: as keywords, as a dict, as a list
+    `[name, value, ...]` or as a list of pairs. `weight`, `ignore`, `smoothing`, `reduce`, `dim`, `keepdim`, `log` and
+    `zeroinf` are other names of the calculator's own options; `weight` is `pos_weight` for "bcelogits" and
+    `class_weight` for all others. By position, in a dict and in a list, `()` stands for the default, and so does None
+    if the option does not take None itself.
+
+    A string among the positional options is the reduction, wherever it stands: `loss("bcelogits", w, "none")`. The
+    exception are options that are strings themselves, such as `missing_value` of "CategoricalCrossentropy.v4": where
+    one of them is next and takes the string, it gets it. A string or a list that could be either is an error that says
+    how to write both.
+
+    Inputs are the model outputs one after the other, the truths, and for "bce" and "bcelogits" the weight for each
+    element, if there is one.
+    Errors: ConfigError for a name that is not known, for options that are unknown, given twice or of the wrong type.
+    Source: the function `loss` of the k api to PyTorch, https://ktorch.readthedocs.io.
+
+    >>> from lossreg import loss
+    >>> ce = loss("ce", (), -100, 0.1, "none")
+    >>> ce == loss("ce", "none", {"smoothing": 0.1}) == loss("ce", ["smoothing", 0.1, "reduce", "none"])
+    True
+    >>> loss(ce, False)
+    {'module': 'ce', 'options': {'label_smoothing': 0.1, 'reduction': 'none'}}
+    >>> loss(loss("mse"), [1.0, 3.0, 6.0, 9.0], [1.0, 2.0, 4.0, 8.0])
+    1.5
     """
-    cls = _calculator(name)
-    order = positional_order(cls)
-    if len(positional) > len(order):
-        expected = f"expected at most {len(order)} options ({', '.join(order)})"
-        raise ConfigError([("", f"{expected}, got {len(positional)}")], title=f"Cannot make {cls.__name__}")
-    given = dict(zip(order, positional))
-    problems = [(key, "given by position and by name") for key in named if key in given]
-    problems += [
-        (key, f"unknown option{closest(key, order)} (known: {', '.join(order)})") for key in named if key not in order
-    ]
-    if problems:
-        raise ConfigError(problems, title=f"Cannot make {cls.__name__}")
-    return cls(**given, **named)
+    if not isinstance(name, Configurable):
+        return _made(name, arguments, named)
+    if not arguments and not named:
+        return _described(name, all=True)
+    if len(arguments) == 1 and isinstance(arguments[0], (bool, np.bool_)) and not named:
+        return _described(name, all=bool(arguments[0]))
+    return _calculated(name, arguments, named)
 
 
-def options(name: str) -> dict[str, Any]:
-    """The options of a calculator with their defaults, in their positional order; `...` for one that must be given."""
-    cls = _calculator(name)
-    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-    found = ((option, defaults[option]) for option in positional_order(cls))
-    return {option: ... if default is dataclasses.MISSING else default for option, default in found}
+def options(name: str | Configurable) -> dict[str, Any]:
+    """The options of a calculator with their defaults, in their positional order; `...` for one that must be given.
+
+    name: an alias or a registered name. For a calculator: all of its options, with their values.
+
+    >>> from lossreg import loss, options
+    >>> list(options("bcelogits"))
+    ['pos_weight', 'class_weight', 'reduction', 'normalize_by', 'validate']
+    >>> options(loss("huber", 0.5))["delta"]
+    0.5
+    """
+    if isinstance(name, Configurable):
+        return name.options(all=True)
+    return default_options(_registered(name))
 
 
-def help(name: str | None = None) -> Any:
+def help(name: Any = None) -> Any:
     """The table of the calculators that have an alias, or one row of it as a dict.
 
     alias, name: of the calculator.   torch: the class or function of PyTorch with the same numbers.   result: "loss",
     or "values" where nothing is reduced by default.   n, inputs: how many arrays a function takes at least, and what
-    they are.   options: with their defaults.
+    they are; of a registered function of your own, what every calculator takes.   options: with their defaults.
+
+    name: an alias or a name in the registry, a calculator or its class. None or "loss" is the table.
+    Errors: ConfigError for a name that is not known, with the closest ones.
+
+    >>> import lossreg
+    >>> [row["alias"] for row in lossreg.help() if row["result"] == "values"]
+    ['pairwise', 'similar']
+    >>> lossreg.help("huber")["torch"]
+    'torch.nn.HuberLoss'
     """
-    if name is None:
-        return Table([_row(alias) for alias in sorted(ALIASES)])
-    cls = _calculator(name)
-    return _row(next((alias for alias, full in ALIASES.items() if registry.losses.get(full) is cls), name))
-
-
-class Table(list[dict[str, Any]]):
-    """Rows that print as a table in a terminal and as HTML in a notebook."""
-
-    def _cells(self) -> list[list[str]]:
-        def text(key: str, value: Any) -> str:
-            if key == "options":
-                return ", ".join(f"{option}={default!r}" for option, default in value.items())
-            return ", ".join(value) if isinstance(value, tuple) else str(value)
-
-        return [list(self[0])] + [[text(*item) for item in row.items()] for row in self] if self else []
-
-    def __repr__(self) -> str:
-        cells = self._cells()
-        widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))] if cells else []
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
-        return "\n".join([*lines[:1], *("-" * sum(widths) for _ in lines[:1]), *lines[1:]])
-
-    def _repr_html_(self) -> str:
-        def line(tag: str, row: list[str]) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-
-        head, *body = self._cells()
-        lines = "".join(line("td", row) for row in body)
-        return f"<table><thead>{line('th', head)}</thead><tbody>{lines}</tbody></table>"
+    if name is None or (isinstance(name, str) and name == "loss"):
+        return Table([_row(alias, _registered(alias)) for alias in sorted(ALIASES)])
+    if isinstance(name, Configurable):
+        name = type(name)
+    if isinstance(name, type) and issubclass(name, Configurable):
+        return _row(_name_of(name), name)
+    return _row(name, _registered(name))
 
 
 class Function:
@@ -96,21 +121,33 @@ class Function:
     `f(x, t, *options, **options)` is the loss, `f.grad(...)` its gradient, `f.loss_and_grad(...)` both. Inputs may be
     arrays or nested lists of numbers. A loss of several model outputs takes them one after the other, CTC takes targets
     and both lengths, and losses with a weight for each element take it as an optional input of its own, before the
-    options. `mask=`, `sample_weight=` and `out=` go to the call, all other names to the options.
+    options; `()` and None are no weight. `mask=`, `sample_weight=` and `out=` go to the call, all other names to the
+    options. Options have the forms that `lossreg.loss` describes.
+
+    `bcelogits` has two further functions: `bcelogit1(x, y, *options)`, without weights for elements, and
+    `bcelogit2(x, y, weight, *options)`, with them.
+
+    >>> from lossreg import functional
+    >>> functional.mse([0.5, 2.0, 5.0], [1.0, 2.0, 3.0], "sum")
+    4.25
+    >>> functional.bcelogit1([[1.5, 1.5]], [[1.0, 1.0]], [0.5, 2.0], "none").round(4)
+    array([[0.1007, 0.4028]])
     """
 
-    def __init__(self, alias: str) -> None:
-        self.alias, self.cls = alias, _calculator(alias)
-        self.__name__ = self.__qualname__ = alias
-        self.__doc__ = f"{alias}({', '.join((*self.inputs, *positional_order(self.cls)))})\n\n{self.cls.__doc__}"
+    def __init__(self, alias: str, name: str | None = None, has_weight: bool | None = None) -> None:
+        self.alias, self.cls = alias, _registered(alias)
+        self._inputs = Inputs.of(self.cls, name or alias, has_weight)
+        self.__name__ = self.__qualname__ = name or alias
+        signature = ", ".join((*self._inputs.listing, *default_options(self.cls)))
+        self.__doc__ = f"{self.__name__}({signature})\n\n{self.cls.__doc__}"
 
     def __repr__(self) -> str:
-        return f"<function {self.alias} of {self.cls.names_in_registry[-1].partition(':')[2]}>"
+        return f"<function {self.__name__} of {_name_in_registry(self.cls)}>"
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the inputs that a call must give."""
-        return (*self.cls.inputs, *self.cls.truth_inputs)
+        return self._inputs.names
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """The loss."""
@@ -128,74 +165,98 @@ class Function:
         grad, value = calculator(*call, **keywords)
         return value, grad
 
-    def _bind(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, tuple[Any, Any], dict[str, Any]]:
-        n = len(self.inputs)
-        if len(arguments) < n:
-            raise TypeError(f"{self.alias}() takes {n} inputs ({', '.join(self.inputs)}), got {len(arguments)}")
-        keywords = {key: named.pop(key) for key in CALL_KEYWORDS if key in named}
-        outputs = len(self.cls.inputs)
-        guesses = tuple(_array(x) for x in arguments[:outputs])
-        truths = arguments[outputs:n]
-        rest = arguments[n:]
-        if self.cls.weight_input and rest and not isinstance(rest[0], str):
-            weight, rest = rest[0], rest[1:]
-            if weight is not None and "sample_weight" in keywords:
-                raise TypeError(f"{self.alias}() got weights as an input and as sample_weight")
-            if weight is not None:
-                keywords["sample_weight"] = _array(weight)
-        calculator = loss(self.alias, *rest, **named)
-        target = None if not truths else truths[0] if len(truths) == 1 else truths
-        return calculator, (guesses if outputs > 1 else guesses[0], target), keywords
+    def _bind(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """(calculator, positional and keyword arguments of its call)."""
+        call, keywords, rest = self._inputs.split(arguments, named)
+        named = {key: value for key, value in named.items() if key not in CALL_KEYWORDS}
+        return _made(self.alias, rest, named), call, keywords
 
 
 def __getattr__(name: str) -> Function:
-    if name in ALIASES:
+    if name in ALIASES or name in FORMS:
         return _function(name)
-    raise AttributeError(f"module {__name__} has no function {name!r}{closest(name, ALIASES)}")
+    hint = closest(name, [*ALIASES, *FORMS, *ALIASES.values()], LOSSES)
+    for alias, full in ALIASES.items():
+        hint = hint.replace(repr(full), repr(alias))
+    raise AttributeError(f"module {__name__} has no function {name!r}{hint}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *ALIASES])
+    return sorted([*__all__, *ALIASES, *FORMS])
 
 
 @functools.cache
-def _function(alias: str) -> Function:
-    return Function(alias)
+def _function(name: str) -> Function:
+    alias, has_weight = FORMS.get(name, (name, None))
+    return Function(alias, name, has_weight)
 
 
-def _calculator(name: str) -> type[ReducedLoss]:
+def _registered(name: Any) -> Callable[..., Any]:
+    """The class or function of a name or alias."""
     known = [*ALIASES, *registry.losses.names()]
     if not isinstance(name, str) or name not in known:
-        raise ConfigError([("", f"no calculator is named {name!r}{closest(str(name), known, LOSSES)}")])
-    cls: type[ReducedLoss] = registry.losses.get(ALIASES.get(name, name))
-    return cls
+        hint = closest(str(name), known, LOSSES) or f" (short names: {', '.join(sorted(ALIASES))})"
+        raise ConfigError([("", f"no calculator is named {name!r}{hint}")])
+    target: Callable[..., Any] = registry.losses.get(ALIASES.get(name, name))
+    return target
 
 
-def _row(alias: str) -> dict[str, Any]:
-    cls = _calculator(alias)
-    twin = re.search(r"torch\.nn\.[\w.]*\w", cls.__doc__ or "")
-    inputs = (*cls.inputs, *cls.truth_inputs, *(("[weight]",) if cls.weight_input else ()))
+def _made(name: Any, positional: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """A calculator by name."""
+    target = _registered(name)
+    values = read_options(target, positional, named)
+    if isinstance(target, type) and issubclass(target, Configurable):
+        return target(**values)
+    # A function of somebody's: nothing else checks what it is given.
+    values, problems = checked(target, values)
+    if problems:
+        raise ConfigError(problems, title=f"Cannot make {name}")
+    return target(**values)
+
+
+def _described(calculator: Configurable, all: bool) -> dict[str, Any]:
+    return {"module": _name_of(type(calculator)), "options": calculator.options(all=all)}
+
+
+def _calculated(calculator: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """The loss of a calculator."""
+    name = _name_of(type(calculator))
+    inputs = Inputs.of(calculator, name)
+    call, keywords, rest = inputs.split(arguments, named)
+    if rest:
+        expected = f"takes the inputs {', '.join(inputs.listing)}, and its options when it is made"
+        raise TypeError(f"{name}() {expected}; got {len(rest)} more: {', '.join(map(describe, rest))}")
+    unknown = [key for key in named if key not in ("mask", "sample_weight")]
+    if unknown:
+        raise TypeError(f"{name}() takes mask= and sample_weight= beside its inputs, got {', '.join(unknown)}=")
+    return calculator.get_loss(*call, **keywords)
+
+
+def _row(name: str, target: Any) -> dict[str, Any]:
+    """The row of a class or function in the table."""
+    full = ALIASES.get(name, name)
+    alias = next((alias for alias, of in ALIASES.items() if of == _name_in_registry(target)), "")
+    inputs = Inputs.of(target, name)
+    defaults = default_options(target)
+    equivalent = re.search(r"torch\.nn\.[\w.]*\w", target.__doc__ or "")
     return {
-        "alias": alias if alias in ALIASES else "",
-        "name": ALIASES.get(alias, alias),
-        "torch": twin.group() if twin else "",
-        "result": "values" if options(alias).get("reduction") == "none" else "loss",
-        "n": len(cls.inputs) + len(cls.truth_inputs),
-        "inputs": inputs,
-        "options": options(alias),
+        "alias": alias,
+        "name": full,
+        "torch": equivalent.group() if equivalent else "",
+        "result": "values" if defaults.get("reduction") == "none" else "loss",
+        "n": len(inputs.names),
+        "inputs": inputs.listing,
+        "options": defaults,
     }
 
 
-def _array(value: Any) -> Any:
-    """Plain numbers and nested lists of them as arrays; a list of arrays stays a batch of sequences."""
-    if isinstance(value, (list, tuple)) and any(hasattr(part, "dtype") and part.ndim for part in value):
-        return value
-    if not isinstance(value, (int, float, list, tuple)):
-        return value
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        array = np.asarray(None)
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"Cannot calculate a function: expected numbers or even lists of them, got {describe(value)}.")
-    return get_ops().asarray(array, dtype=np.float64)
+def _name_in_registry(target: Any) -> str:
+    """The last name under which a class was registered, without that of a base; "" for functions."""
+    names = getattr(target, "__dict__", {}).get("names_in_registry") or ("",)
+    return str(names[-1].partition(":")[2])
+
+
+def _name_of(cls: type) -> str:
+    """The alias of a class; without one its name in the registry, and without that its own."""
+    name = _name_in_registry(cls)
+    return next((alias for alias, of in ALIASES.items() if of == name), name or cls.__name__)

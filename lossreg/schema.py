@@ -271,7 +271,8 @@ def checked(
 
 def unknown_option(target: Callable[..., Any], name: str) -> str:
     """The sentence for an option that a class or function does not have."""
-    known = [option for option in _signature(target)[0] if option != "*"]
+    is_class = isinstance(target, type) and issubclass(target, Configurable)
+    known = positional_order(target) if is_class else [x for x in _signature(target)[0] if x != "*"]  # type: ignore[arg-type]
     constant = getattr(target, name, None)
     if isinstance(constant, (bool, int, float, str)):
         annotated = f"{name}: {type(constant).__name__} = {constant!r}"

@@ -1,177 +1,27 @@
-"""Calculators by name and as functions; and the examples of the k api's page of loss modules, each with its result."""
+"""Calculators by name and as functions, and the table of them. What the k api writes is in `test_k_api`."""
 
 from __future__ import annotations
 
+import dataclasses
+import doctest
+import functools
+import os
+import re
+import shutil
+from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
+import catalogue
 import numpy as np
 import pytest
 from support import assert_same, each
 from table import TRUE_ROWS, Row
+from test_k_api import NAMES
 
 import lossreg
 from lossreg import ConfigError, functional, registry
 from lossreg.config import ALIASES
-
-K_NAMES = [
-    "bce",
-    "bcelogits",
-    "ce",
-    "cosineloss",
-    "ctc",
-    "hinge",
-    "huber",
-    "kl",
-    "l1",
-    "margin",
-    "mse",
-    "multilabel",
-    "multimargin",
-    "multisoft",
-    "nll",
-    "pairwise",
-    "poissonloss",
-    "similar",
-    "smoothl1",
-    "softmargin",
-    "triplet",
-]
-
-
-def test_the_k_names_are_all_there() -> None:
-    assert set(K_NAMES) <= set(ALIASES)
-    assert set(ALIASES) <= set(dir(functional))
-
-
-# Examples of the page, in its order
-
-
-def test_k_reduce() -> None:
-    for reduction, expected in (("none", [1, 0, 1]), ("sum", 2), ("mean", 0.6666667)):
-        calculator = lossreg.loss("mse", reduction)
-        assert_same(calculator.get_loss(np.array([1, 2, 3], "f"), np.array([0, 2, 4], "f")), expected, rtol=1e-7)
-
-
-def test_k_help_and_options() -> None:
-    row = lossreg.help("ce")
-    assert (row["alias"], row["torch"], row["n"]) == ("ce", "torch.nn.CrossEntropyLoss", 2)
-    expected = {"class_weight": None, "ignore_index": -100, "label_smoothing": 0.0, "reduction": "mean"}
-    assert dict(list(lossreg.options("ce").items())[:4]) == expected
-    assert row["options"] == lossreg.options("ce")
-    values = [row["alias"] for row in lossreg.help() if row["result"] == "values"]
-    assert values == ["pairwise", "similar"]
-
-
-@pytest.mark.parametrize(
-    "positional, named, expected",
-    [
-        (
-            ([0.25, 0.25, 0.12, 0.38], -100, 0.1, "mean"),
-            {},
-            dict(class_weight=(0.25, 0.25, 0.12, 0.38), label_smoothing=0.1),
-        ),
-        ((), dict(label_smoothing=0.1), dict(label_smoothing=0.1)),
-        ((), dict(label_smoothing=0.1, reduction="none"), dict(label_smoothing=0.1, reduction="none")),
-        (
-            ([0.0, 1.25, 1.25, 1.25, 1.25],),
-            dict(reduction="none"),
-            dict(class_weight=(0.0, 1.25, 1.25, 1.25, 1.25), reduction="none"),
-        ),
-        ((None, -100, 0.1, "none"), {}, dict(label_smoothing=0.1, reduction="none")),
-        ((None, -100, 0.1), {}, dict(label_smoothing=0.1)),
-    ],
-)
-def test_k_positional_named_and_mixed_options(positional: Any, named: Any, expected: Any) -> None:
-    calculator = lossreg.loss("ce", *positional, **named)
-    assert calculator == lossreg.CrossEntropy(**expected)
-    assert calculator.options() == expected
-    assert {**lossreg.options("ce"), **expected} == calculator.options(all=True)
-
-
-def test_k_gradient_descent() -> None:
-    """x moves along the gradient with step 0.1 until the loss is small; the page prints the way."""
-    calculator = lossreg.loss("mse")
-    x, y = np.array([0.5, 2, 4], "f"), np.array([1, 2, 3], "f")
-    history = []
-    loss = np.inf
-    while loss > 1e-6:
-        grad, loss = calculator(x, y)
-        x = x - np.float32(0.1) * grad
-        history.append((loss, x))
-    printed = [
-        (0, 0.4166667, [0.5333334, 2, 3.933333]),
-        (1, 0.362963, [0.5644445, 2, 3.871111]),
-        (2, 0.3161811, [0.5934815, 2, 3.813037]),
-        (-3, 1.278361e-06, [0.9991827, 2, 3.001635]),
-        (-2, 1.113556e-06, [0.9992372, 2, 3.001526]),
-        (-1, 9.70067e-07, [0.999288, 2, 3.001424]),
-    ]
-    for step, expected_loss, expected_x in printed:
-        assert_same(history[step][0], expected_loss, rtol=2e-4 if step < 0 else 1e-6)
-        assert_same(history[step][1], np.array(expected_x), rtol=2e-7)
-    first_below = next(i for i, (loss, _) in enumerate(history) if loss < 0.1)
-    assert_same(history[first_below - 1][0], 0.1048393, rtol=1e-5)
-    assert_same(history[first_below][0], 0.09132666, rtol=1e-5)
-    assert_same(history[first_below][1], np.array([0.7815202, 2, 3.43696]), rtol=1e-6)
-
-
-def test_k_functions_of_arrays_and_lists() -> None:
-    x, y = np.array([0.5, 2, 5], "f"), np.array([1, 2, 3], "f")
-    assert functional.mse(x, y) == pytest.approx(1.416667)
-    assert_same(functional.mse(x, y, "none"), np.array([0.25, 0, 4]))
-    assert functional.mse([1, 3, 6, 9.0], [1, 2, 4, 8.0]) == 1.5
-    assert_same(functional.mse([1, 3, 6, 9.0], [1, 2, 4, 8.0], "none"), np.array([0.0, 1, 4, 1]))
-
-
-def test_k_numbers_of_inputs() -> None:
-    three = {
-        row["alias"]: row["inputs"] for row in lossreg.help() if len(row["inputs"]) != 2 or "[weight]" in row["inputs"]
-    }
-    assert set(three) == {"abs", "bce", "bcelogits", "cosineloss", "ctc", "linearce", "margin", "triplet", "value"}
-    assert len(three["ctc"]) == 4
-
-
-def test_k_binary_cross_entropy_with_batch_weights() -> None:
-    """The page's third truth is 2, which is no probability: here it is an error. 1 gives the same third value."""
-    guesses = np.array([0.1, 0.9, 0.5], "f")
-    with pytest.raises(ValueError, match=r"expected truth values in \[0, 1\], got 2 in row 2"):
-        functional.bce(guesses, [0, 1, 2], "none")
-    assert_same(functional.bce(guesses, [0, 1, 1], "none"), np.array([0.1053605, 0.1053605, 0.6931472]), rtol=1e-6)
-    weights = [1, 1.1, 0.5]
-    expected = np.array([0.1053605, 0.1158966, 0.3465736])
-    assert_same(
-        lossreg.loss("bce", "none").get_loss(guesses, np.array([0, 1, 1]), sample_weight=weights), expected, rtol=1e-6
-    )
-    assert_same(functional.bce([0.1, 0.9, 0.5], [0, 1, 1], weights, "none"), expected, rtol=1e-6)
-
-
-def test_k_logits_with_class_and_batch_weights() -> None:
-    guesses, truths = np.full((3, 5), 1.5, "f"), np.ones((3, 5))
-    assert_same(
-        lossreg.loss("bcelogits", [1.0] * 5, None, "none").get_loss(guesses, truths),
-        np.full((3, 5), 0.2014133),
-        rtol=1e-6,
-    )
-    uneven = lossreg.loss("bcelogits", [1, 0.1, 1.5, 2, 0.25], reduction="none")
-    expected = np.array([[0.2014133, 0.02014133, 0.30212, 0.4028267, 0.05035333]] * 3)
-    assert_same(uneven.get_loss(guesses, truths), expected, rtol=1e-6)
-    weight = np.array([[0.1], [1], [2]]) * np.ones(5)
-    assert_same(uneven.get_loss(guesses, truths, sample_weight=weight), expected * weight, rtol=1e-6)
-    with pytest.raises(ValueError, match="sample_weight of at least 0"):  # the page draws normal ones
-        uneven.get_loss(guesses, truths, sample_weight=-weight)
-    assert_same(functional.bcelogits(guesses, truths, reduction="none"), np.full((3, 5), 0.2014133), rtol=1e-6)
-    classes = [0.25, 0.5, 1, 2, 4]
-    expected = np.array([[0.05035, 0.1007, 0.2014, 0.4028, 0.8057]] * 3)
-    assert_same(functional.bcelogits(guesses, truths, None, classes, None, "none"), expected, rtol=1e-3)
-    assert_same(functional.bcelogits(guesses, truths, reduction="none", pos_weight=classes), expected, rtol=1e-3)
-    both = functional.bcelogits(guesses, truths, weight, classes, reduction="none")
-    printed = [[0.005035, 0.01007, 0.02014, 0.04028, 0.08057], [0.05035, 0.1007, 0.2014, 0.4028, 0.8057],
-               [0.1007, 0.2014, 0.4028, 0.8057, 1.611]]  # fmt: skip
-    assert_same(both, np.array(printed), rtol=1e-3)
-
-
-# Beyond the page
 
 
 @pytest.mark.parametrize("row", [row for row in TRUE_ROWS if row.name in ALIASES.values()], ids=lambda row: row.id)
@@ -203,12 +53,13 @@ def test_calls_with_masks_and_out() -> None:
 def test_every_row_names_what_torch_has() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     for row in lossreg.help():
-        assert bool(row["torch"]) == (row["alias"] in [*K_NAMES, "linearce"]), row
+        assert bool(row["torch"]) == (row["alias"] in [*NAMES, "linearce"]), row
         if row["torch"] and (row["alias"] != "linearce" or hasattr(torch.nn, "LinearCrossEntropyLoss")):  # it is new
             assert callable(attrgetter(row["torch"].removeprefix("torch."))(torch)), row
 
 
-def test_the_table_prints_in_a_terminal_and_in_a_notebook() -> None:
+def test_the_table_prints_in_a_terminal_and_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
     table = lossreg.help()
     lines = str(table).splitlines()
     assert len(lines) == len(table) + 2 >= 23
@@ -219,13 +70,44 @@ def test_the_table_prints_in_a_terminal_and_in_a_notebook() -> None:
     assert "<th>alias</th>" in markup
     assert "reduction=&#x27;mean&#x27;" in markup
     assert str(type(table)()) == ""
+    assert type(table)()._repr_html_().count("<tr>") == 1
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 100, 120, 200])
+def test_the_table_is_as_wide_as_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    table = lossreg.help()
+    head, rule, *body = str(table).splitlines()
+    assert max(map(len, (head, rule, *body))) <= width
+    if width < 60:
+        return
+    starts = [match.start() for match in re.finditer(r"\S+", head)]
+    assert len(starts) == len(table[0])
+    # The parts of a long cell are below each other, and none is lost.
+    ends = [*starts[1:], None]
+    columns = ["".join(line[start:end] for line in body).replace(" ", "") for start, end in zip(starts, ends)]
+    assert columns[0] == "".join(row["alias"] for row in table)
+    assert columns[1] == "".join(row["name"] for row in table)
+    assert columns[2] == "".join(row["torch"] for row in table)
+    assert columns[5] == "".join(",".join(row["inputs"]) for row in table)
+    if width >= 120:
+        assert any("label_smoothing=0.0," in line for line in body)  # in one piece
+
+
+def test_a_table_in_a_file_is_120_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda fallback: os.terminal_size(fallback))
+    assert 110 < max(map(len, str(lossreg.help()).splitlines())) <= 120
 
 
 def test_what_is_wrong_is_said() -> None:
     with pytest.raises(ConfigError, match=r"no calculator is named 'hubr'; did you mean 'huber'"):
         lossreg.loss("hubr")
-    with pytest.raises(ConfigError, match="no calculator is named 3"):
-        lossreg.help(3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"no calculator is named 3 \(short names: abs, bce, bcelogits, ce, "):
+        lossreg.help(3)
+    with pytest.raises(ConfigError, match=r"no calculator is named 'crossentropy.v1'; did you mean 'CrossEntropy.v1'"):
+        lossreg.help("crossentropy.v1")
+    with pytest.raises(ConfigError, match=r"Cannot make Sequence: inner: this option has no default and must be given"):
+        lossreg.loss("Sequence.v1")
     with pytest.raises(ConfigError, match=r"Cannot make Huber: expected at most 4 options .*, got 5"):
         lossreg.loss("huber", 1.0, "mean", "mask", "auto", 5)
     with pytest.raises(ConfigError, match="Cannot make Huber: delta: given by position and by name"):
@@ -291,5 +173,255 @@ def test_full_names_work_as_well() -> None:
     }
     assert lossreg.help("Huber.v1") == lossreg.help("huber")
     assert lossreg.loss("L2Distance.v1", False) == registry.losses.get("L2Distance.v1")(normalize=False)
+    assert lossreg.help(lossreg.Huber) == lossreg.help(lossreg.Huber(delta=2.0)) == lossreg.help("huber")
     assert "delta" in (functional.huber.__doc__ or "")
     assert repr(functional.huber) == "<function huber of Huber.v1>"
+
+
+# Forms of options
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """What a call of `loss` means in plain Python: the class and its options."""
+
+    call: tuple[Any, ...]
+    expected: Any
+
+
+NAMES_V4 = ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        # A string is the reduction, wherever it stands.
+        Read(("huber", "none", 0.5), lossreg.Huber(delta=0.5, reduction="none")),
+        Read(("ce", [1, 2], "sum", 3, 0.1), lossreg.CrossEntropy(class_weight=[1, 2], reduction="sum", ignore_index=3, label_smoothing=0.1)),
+        Read(("ctc", "sum", 1, True), lossreg.CTC(blank=1, zero_infinity=True, reduction="sum")),
+        Read(("ctc", 0, False, "sum", "mask", "auto", "logits"), lossreg.CTC(reduction="sum", wrt="logits")),
+        Read(("pairwise", 1.0, "mean"), lossreg.PairwiseDistance(p=1.0, reduction="mean")),
+        Read(("Huber.v1", "batch_mean"), lossreg.Huber(reduction="batch_mean")),
+        # But where the next option takes that string.
+        Read(("CategoricalCrossentropy.v4", NAMES_V4, "?", "!"), lossreg.CategoricalCrossentropy_v4(names=NAMES_V4, missing_value="?", neg_prefix="!")),
+        Read(("CategoricalCrossentropy.v4", NAMES_V4, None, None, 0.1, None, "none"), lossreg.CategoricalCrossentropy_v4(names=NAMES_V4, label_smoothing=0.1, reduction="none")),
+        Read(("CategoricalCrossentropy.v4", NAMES_V4, None, None, 0.1, None, "probs", "none"), lossreg.CategoricalCrossentropy_v4(names=NAMES_V4, label_smoothing=0.1, wrt="probs", reduction="none")),
+        Read(("CategoricalCrossentropy.v4", "none", NAMES_V4, "mean"), lossreg.CategoricalCrossentropy_v4(names=NAMES_V4, missing_value="mean", reduction="none")),
+        Read(("CategoricalCrossentropy.v3", True, NAMES_V4, "none"), lossreg.CategoricalCrossentropy(names=NAMES_V4, missing_value="none")),
+        Read(("ce", None, -100, 0.1, "mean", "mask", "auto", NAMES_V4, "?", "!"), lossreg.CrossEntropy(label_smoothing=0.1, names=NAMES_V4, missing_value="?", neg_prefix="!")),
+        Read(("huber", 1.0, "mean", "values", "full"), lossreg.Huber(normalize_by="values", validate="full")),
+        # Defaults.
+        Read(("huber", None, "none"), lossreg.Huber(reduction="none")),
+        Read(("huber", (), (), "values"), lossreg.Huber(normalize_by="values")),
+        Read(("ce", [], None, None, None), lossreg.CrossEntropy()),
+        Read(("mse", None, "sum"), lossreg.MeanSquaredError(reduction="sum")),
+        Read(("focal", None, 3), lossreg.SigmoidFocal(gamma=3.0)),
+        # By name.
+        Read(("ce", [("smoothing", 0.1)], ("reduce", "sum")), lossreg.CrossEntropy(label_smoothing=0.1, reduction="sum")),
+        Read(("ce", {}), lossreg.CrossEntropy()),
+        Read(("similar", ["dim", 0, "eps", 1e-3]), lossreg.CosineSimilarity(axis=0, eps=1e-3)),
+        Read(("pairwise", {"keepdim": True, "p": 1}), lossreg.PairwiseDistance(keepdims=True, p=1)),
+        Read(("ctc", ["zeroinf", True]), lossreg.CTC(zero_infinity=True)),
+        Read(("poissonloss", ["log", False]), lossreg.PoissonNLL(log_input=False)),
+        Read(("CategoricalCrossentropy.v4", ["names", NAMES_V4]), lossreg.CategoricalCrossentropy_v4(names=NAMES_V4)),
+        Read(("CategoricalCrossentropy.v4", ["eps", "p"]), lossreg.CategoricalCrossentropy_v4(names=["eps", "p"])),
+    ],
+    ids=lambda read: repr(read.call),
+)  # fmt: skip
+def test_forms_of_options(read: Read) -> None:
+    assert lossreg.loss(*read.call) == read.expected
+
+
+def test_dicts_and_lists_are_not_written_to() -> None:
+    named, pairs, weights = {"reduce": "none"}, [["smoothing", 0.1]], [1.0, 2.0]
+    assert lossreg.loss("ce", weights, pairs, named) == lossreg.CrossEntropy(
+        class_weight=[1, 2], label_smoothing=0.1, reduction="none"
+    )
+    assert (named, pairs, weights) == ({"reduce": "none"}, [["smoothing", 0.1]], [1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (("huber", "none", "sum"), "Huber: reduction: given twice, as 'none' and 'sum'"),
+        (("huber", "none", {"reduce": "sum"}), "Huber: reduction: given by position and by name"),
+        (("ce", {"weight": [1], "class_weight": [1]}), "CrossEntropy: class_weight: given twice by name"),
+        (("huber", "maen"), "Huber: reduction: should be 'mean', .*, got 'maen'"),
+        (("huber", 1.0, "mean", "maks"), "Huber: normalize_by: should be 'mask' or 'values', got 'maks'"),
+        (("ce", ["smothing", 0.1]), "smothing: unknown option; did you mean 'smoothing'"),
+        (("huber", {"dim": 1}), r"Huber: dim: unknown option.* \(known: delta, reduction, "),
+        (("huber", {3: 1}), "Huber: 3: unknown option"),
+        (
+            ("ce", ["smoothing", 0.1, "reduce"]),
+            r"CrossEntropy: a list of options is \[name, value, .*, got a list of 3",
+        ),
+        (("ce", [("smoothing", 0.1), 3]), r"a list of options is .*\(name, value\)\], got a list of 2"),
+        (("ce", {"smoothing": 0.1}, "none"), "CrossEntropy: options by position come before those by name"),
+        (
+            ("CategoricalCrossentropy.v4", NAMES_V4, "none"),
+            "missing_value: 'none' may be meant for this option or not; write missing_value='none' or reduction='none'",
+        ),
+        (
+            ("CategoricalCrossentropy.v4", ["wrt", "probs"]),
+            r"names: \['wrt', 'probs'\] may be meant for .*; write names=\['wrt', 'probs'\] or wrt='probs'",
+        ),
+    ],
+    ids=repr,
+)
+def test_options_that_cannot_be_read(call: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        lossreg.loss(*call)
+
+
+def test_keywords_are_as_strict_as_the_class() -> None:
+    """None means "no reduction" to users of other libraries."""
+    with pytest.raises(ConfigError, match=r"reduction: should be 'mean', .*, got None"):
+        lossreg.loss("mse", reduction=None)
+
+
+# A calculator in place of the name
+
+
+def test_definitions_make_equal_calculators() -> None:
+    for calculator in (
+        lossreg.Huber(delta=0.5),
+        lossreg.CrossEntropy(names=["a", "b"], class_weight=[1, 2], reduction="sum"),
+        lossreg.PairwiseDistance(p=1.0),
+        lossreg.CategoricalCrossentropy(names=["names", "wrt"], neg_prefix="!"),
+        lossreg.Sequence(lossreg.Huber(delta=0.5), reduction="sum"),
+        lossreg.Term(lossreg.Huber(), guesses="a", truths="b", weight=0.5),
+    ):
+        for everything in (True, False):
+            definition = lossreg.loss(calculator, everything)
+            assert lossreg.loss(definition["module"], definition["options"]) == calculator
+            assert lossreg.loss(definition["module"], **definition["options"]) == calculator
+        assert lossreg.options(calculator) == definition["options"] | lossreg.options(calculator)
+
+
+class Unregistered(lossreg.Huber):
+    """A calculator of somebody's."""
+
+
+def test_the_loss_of_a_calculator(rng: np.random.Generator) -> None:
+    x, y = rng.normal(size=(2, 4))
+    mask, weight = [1, 0, 1, 1], [1.0, 2.0, 3.0, 0.5]
+    huber = lossreg.Huber()
+    assert lossreg.loss(huber, x, y, mask=mask, sample_weight=weight) == huber.get_loss(
+        x, y, mask=mask, sample_weight=weight
+    )
+    pair = lossreg.CosineSimilarity()
+    assert_same(
+        lossreg.loss(pair, [[1.0, 2.0]], [[3.0, 1.0]]), pair.get_loss((np.array([[1.0, 2]]), np.array([[3.0, 1]])))
+    )
+    assert lossreg.loss(lossreg.AbsoluteValue(), [-1.0, 3.0]) == 2.0
+    thinc = lossreg.CategoricalCrossentropy()
+    probabilities = np.array([[0.2, 0.8], [0.5, 0.5]])
+    assert lossreg.loss(thinc, probabilities, [0, 1]) == thinc.get_loss(probabilities, [0, 1])
+    sequence = lossreg.Sequence(lossreg.TripletMargin())
+    padded = [rng.normal(size=(2, 3, 4)) for _ in range(3)]
+    assert lossreg.loss(sequence, *padded) == sequence.get_loss(tuple(padded))
+    term = lossreg.Term(huber, guesses="a", truths="b")
+    assert lossreg.loss(term, {"a": x, "b": y}) == huber.get_loss(x, y)
+    assert lossreg.loss(Unregistered(), x, y) == huber.get_loss(x, y)
+    assert lossreg.loss(Unregistered(delta=2.0), False) == {"module": "Unregistered", "options": {"delta": 2.0}}
+
+
+def test_calls_of_a_calculator_that_cannot_be() -> None:
+    mse = lossreg.loss("mse")
+    with pytest.raises(TypeError, match=r"mse\(\) takes 2 inputs \(guesses, truths\), got 1"):
+        lossreg.loss(mse, [1.0])
+    with pytest.raises(
+        TypeError, match=r"mse\(\) takes the inputs guesses, truths, and its options when .* 1 more: 'none'"
+    ):
+        lossreg.loss(mse, [1.0], [1.0], "none")
+    with pytest.raises(TypeError, match=r"takes mask= and sample_weight= beside its inputs, got reduction="):
+        lossreg.loss(mse, [1.0], [1.0], reduction="none")
+    with pytest.raises(TypeError, match=r"bce\(\) got weights as an input and as sample_weight"):
+        lossreg.loss(lossreg.loss("bce"), [0.5], [1.0], [1.0], sample_weight=[1.0])
+
+
+# Everything that is registered
+
+
+@pytest.mark.parametrize("name", registry.losses.names())
+def test_everything_registered_has_a_row(name: str) -> None:
+    row = lossreg.help(name)
+    assert row["name"] in (name, ALIASES.get(row["alias"]))
+    assert row["n"] == len([x for x in row["inputs"] if x != "[weight]"]) >= 1
+    assert row["options"] == lossreg.options(name)
+
+
+def test_rows_of_calculators_that_differ_from_the_others() -> None:
+    assert lossreg.help("CategoricalCrossentropy.v2")["inputs"] == ("guesses", "truths")
+    assert lossreg.help("CategoricalCrossentropy.v2")["name"] == "CategoricalCrossentropy.v2"
+    assert lossreg.help("Term.v1")["inputs"] == lossreg.help("WeightedSum.v1")["inputs"] == ("context",)
+    assert lossreg.help("Sequence.v1")["options"]["inner"] is ...
+
+
+@pytest.fixture
+def own_losses() -> Iterator[None]:
+    """What a user may have registered."""
+
+    class Bare(lossreg.Loss):
+        """Has no pipeline."""
+
+        scale: float = 1.0
+
+        def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
+            return self.scale * (guesses - truths), 0.0
+
+    def untyped(delta, reduction="sum"):  # type: ignore[no-untyped-def]
+        return lossreg.Huber(delta=delta, reduction=reduction)
+
+    def typed(scale: float = 1.0, mode: str = "a") -> lossreg.Loss:
+        """Same numbers as torch.nn.HuberLoss."""
+        return lossreg.Huber(delta=scale if mode == "a" else 2 * scale)
+
+    def with_any_name(**kwargs: Any) -> lossreg.Loss:
+        return lossreg.Huber(**kwargs)
+
+    own = {
+        "own.Bare.v1": Bare,
+        "own.untyped.v1": untyped,
+        "own.typed.v1": typed,
+        "own.any.v1": with_any_name,
+        "own.partial.v1": functools.partial(typed, scale=3.0),
+        "own.builtin.v1": max,
+    }
+    for name, target in own.items():
+        registry.losses.register(name, func=target)
+    yield
+    for name in own:
+        del catalogue.REGISTRY["lossreg", "losses", name]
+
+
+@pytest.mark.usefixtures("own_losses")
+def test_losses_of_users() -> None:
+    names = [name for name in registry.losses.names() if name.startswith("own.")]
+    assert len(names) == 6
+    for name in names:
+        row = lossreg.help(name)
+        assert (row["alias"], row["name"], row["inputs"], row["n"]) == ("", name, ("guesses", "truths"), 2)
+    assert lossreg.options("own.Bare.v1") == {"scale": 1.0}
+    assert lossreg.options("own.untyped.v1") == {"delta": ..., "reduction": "sum"}
+    assert lossreg.help("own.typed.v1")["torch"] == "torch.nn.HuberLoss"
+    assert lossreg.options("own.any.v1") == lossreg.options("own.builtin.v1") == {}
+    bare = lossreg.loss("own.Bare.v1", 2.0)
+    assert lossreg.loss(bare, [1.0], [0.0]) == 0.0
+    assert lossreg.loss("own.untyped.v1", 0.5) == lossreg.Huber(delta=0.5, reduction="sum")
+    assert lossreg.loss("own.untyped.v1", 0.5, ["reduce", "none"]) == lossreg.Huber(delta=0.5, reduction="none")
+    assert lossreg.loss("own.typed.v1", 1, "b") == lossreg.Huber(delta=2.0)
+    assert lossreg.loss("own.any.v1", {"delta": 2.0}) == lossreg.Huber(delta=2.0)
+    with pytest.raises(ConfigError, match=r"untyped: delta: this option has no default and must be given"):
+        lossreg.loss("own.untyped.v1")
+    with pytest.raises(ConfigError, match=r"Cannot make own.typed.v1: scale: should be a valid number, got 'x'"):
+        lossreg.loss("own.typed.v1", scale="x")
+
+
+@pytest.mark.parametrize(
+    "thing", [lossreg.loss, lossreg.options, lossreg.help, functional.Function], ids=lambda x: x.__name__
+)
+def test_examples_of_docstrings_run(thing: Any) -> None:
+    (test,) = [test for test in doctest.DocTestFinder(recurse=False).find(thing) if test.examples]
+    report: list[str] = []
+    assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=report.append).failed == 0, "".join(report)

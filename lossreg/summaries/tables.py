@@ -10,10 +10,10 @@ from annotated_types import Ge
 
 from ..checks import describe, fail
 from ..config import register
-from ..functional import Table
 from ..interop import foreign_arrays
 from ..metrics import AutoState, Metric, truncate_field
 from ..ops import get_ops
+from ..tables import Table
 
 __all__ = ["Rows", "ShowTable"]
 

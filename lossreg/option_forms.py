@@ -1,0 +1,240 @@
+"""Options of a call in all forms: by position, by name, in a dict, in a list; for `lossreg.loss` and the functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+from .checks import describe
+from .reduction import Reduction
+from .schema import ConfigError, Configurable, Problem, checked, positional_order
+from .synonyms import OPTIONS, closest
+
+__all__ = ["OTHER_NAMES", "default_options", "holds_options", "read_options"]
+
+OTHER_NAMES: dict[str, tuple[str, ...]] = {
+    "weight": ("pos_weight", "class_weight"),
+    "ignore": ("ignore_index",),
+    "smoothing": ("label_smoothing",),
+    "reduce": ("reduction",),
+    "dim": ("axis",),
+    "keepdim": ("keepdims",),
+    "log": ("log_input",),
+    "zeroinf": ("zero_infinity",),
+}
+"""Option names of the k api, each with the options that it may mean: the first one that a calculator has."""
+
+REDUCTIONS: tuple[str, ...] = get_args(Reduction)
+
+ANY_NAME = inspect.Parameter.VAR_KEYWORD
+NOT_OPTIONS = (inspect.Parameter.VAR_POSITIONAL, ANY_NAME)
+
+
+def default_options(target: Callable[..., Any]) -> dict[str, Any]:
+    """{option: default} of a class or function in positional order; `...` for an option without a default."""
+    fields = _fields(target)
+    if fields:
+        return {field.name: _default(field) for field in fields}
+    parameters = [parameter for parameter in _parameters(target) if parameter.kind not in NOT_OPTIONS]
+    return {p.name: ... if p.default is p.empty else p.default for p in parameters}
+
+
+def holds_options(value: Any) -> bool:
+    """Whether a positional value has the form of options by name.
+
+    That is a dict, a list `[name, value, ...]`, or a list of pairs `[(name, value), ...]`.
+    """
+    if isinstance(value, Mapping):
+        return True
+    if not isinstance(value, (list, tuple)) or not value:
+        return False
+    return isinstance(value[0], str) or _is_pair(value[0])
+
+
+def read_options(target: Callable[..., Any], positional: Iterable[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a call by their own names; those that are left to their defaults are left out.
+
+    A `ConfigError` lists everything that is wrong with names and positions. Values are checked by who takes them.
+    """
+    reader = _Reader(target)
+    in_order = True
+    for value in positional:
+        if reader.is_by_name(value):
+            in_order = False
+            reader.add_pairs(value)
+        elif in_order:
+            reader.add_positional(value)
+        else:
+            reader.fail("", "options by position come before those by name")
+    for name, value in named.items():
+        reader.add_named(name, value)
+    return reader.result()
+
+
+class _Reader:
+    """Collects the options of one call, and everything that is wrong with them."""
+
+    def __init__(self, target: Callable[..., Any]) -> None:
+        self.target = target
+        self.defaults = default_options(target)
+        self.takes_any_name = any(parameter.kind is ANY_NAME for parameter in _parameters(target))
+        self.open = list(self.defaults)
+        """Options that a positional value can still be, in their order."""
+        self.values: dict[str, Any] = {}
+        self.by_position: set[str] = set()
+        self.too_many = 0
+        self.problems: list[Problem] = []
+
+    def fail(self, option: str, message: str) -> None:
+        self.problems.append((option, message))
+
+    def result(self) -> dict[str, Any]:
+        """The options, or the error that lists what is wrong with them."""
+        if self.too_many:
+            order = list(self.defaults)
+            expected = f"expected at most {len(order)} options ({', '.join(order)})"
+            self.fail("", f"{expected}, got {len(order) + self.too_many}")
+        for option, default in self.defaults.items():
+            if default is ... and option not in self.values:
+                self.fail(option, "this option has no default and must be given")
+        if self.problems:
+            raise ConfigError(self.problems, title=f"Cannot make {getattr(self.target, '__name__', self.target)}")
+        return self.values
+
+    # By position
+
+    def add_positional(self, value: Any) -> None:
+        option = self.option_of(value)
+        if option is None:
+            self.too_many += 1
+            return
+        if option in self.by_position:
+            self.fail(option, f"given twice, as {self.values[option]!r} and {value!r}")
+            return
+        if option in self.open:
+            self.open.remove(option)
+        if self.is_default(option, value):
+            return
+        self.by_position.add(option)
+        self.values[option] = value
+
+    def option_of(self, value: Any) -> str | None:
+        """The option that a positional value is for: the next one, but for strings that are the reduction."""
+        following = self.open[0] if self.open else None
+        if not isinstance(value, str) or "reduction" not in self.defaults or following == "reduction":
+            return following
+        is_free = "reduction" in self.open
+        if following is None or not self.accepts(following, value):
+            if is_free or value in REDUCTIONS:
+                return "reduction"
+            return following
+        if is_free and value in REDUCTIONS:
+            self.ambiguous(following, value, f"reduction={value!r}")
+        return following
+
+    def is_default(self, option: str, value: Any) -> bool:
+        """Whether a value stands for the default: `()`, and None for an option that does not take it."""
+        if value is None:
+            return not self.accepts(option, None)
+        return isinstance(value, (list, tuple)) and not value
+
+    def accepts(self, option: str, value: Any) -> bool:
+        """Whether a value is of an option's type."""
+        _, problems = checked(self.target, {option: value})
+        return not any(path.partition(".")[0] == option for path, _ in problems)
+
+    def ambiguous(self, option: str, value: Any, other: str) -> None:
+        self.fail(option, f"{value!r} may be meant for this option or not; write {option}={value!r} or {other}")
+
+    # By name
+
+    def is_by_name(self, value: Any) -> bool:
+        """Whether a positional value holds options by name, and is not itself the value of the next option."""
+        if not holds_options(value):
+            return False
+        following = self.open[0] if self.open else None
+        if following in (None, "reduction") or not self.accepts(following, value):
+            return True
+        pairs = _pairs(value)
+        if not pairs or not all(self.own_name(name) for name, _ in pairs):
+            return False
+        # A list such as ["names", "weight"] could name classes just as well.
+        self.ambiguous(following, value, ", ".join(f"{name}={item!r}" for name, item in pairs))
+        return False
+
+    def add_pairs(self, value: Any) -> None:
+        pairs = _pairs(value)
+        if pairs is None:
+            expected = "a list of options is [name, value, name, value] or [(name, value), (name, value)]"
+            self.fail("", f"{expected}, got {describe(value)}")
+            return
+        for name, item in pairs:
+            option = self.own_name(name)
+            # Dictionaries of q have a null for a default. In keywords None may be meant otherwise, so it is an error.
+            if item is None and option is not None and self.is_default(option, None):
+                item = ()
+            self.add_named(name, item)
+
+    def add_named(self, name: Any, value: Any) -> None:
+        option = self.own_name(name)
+        if option is None:
+            known = ", ".join(self.defaults) or "none"
+            near = closest(str(name), [*self.defaults, *filter(self.own_name, OTHER_NAMES)], OPTIONS)
+            self.fail(str(name), f"unknown option{near} (known: {known})")
+        elif option in self.by_position:
+            self.fail(option, "given by position and by name")
+        elif option in self.values:
+            self.fail(option, "given twice by name")
+        elif not isinstance(value, (list, tuple)) or value:
+            self.values[option] = value
+
+    def own_name(self, name: Any) -> str | None:
+        """The calculator's own name of an option; None for what is no option of it."""
+        if not isinstance(name, str):
+            return None
+        if name in self.defaults:
+            return name
+        for option in OTHER_NAMES.get(name, ()):
+            if option in self.defaults:
+                return option
+        return name if self.takes_any_name else None
+
+
+def _pairs(value: Any) -> list[tuple[Any, Any]] | None:
+    """(name, value) of what `holds_options`; None for a list of another form."""
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value[0], str):
+        in_turn = len(value) % 2 == 0
+        return list(zip(value[::2], value[1::2])) if in_turn else None
+    return [tuple(pair) for pair in value] if all(map(_is_pair, value)) else None
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[0], str)
+
+
+@functools.lru_cache(maxsize=1024)
+def _parameters(target: Callable[..., Any]) -> Sequence[inspect.Parameter]:
+    try:
+        return tuple(inspect.signature(target).parameters.values())
+    except (TypeError, ValueError):  # some callables of C have no signature
+        return ()
+
+
+@functools.lru_cache(maxsize=1024)
+def _fields(target: Callable[..., Any]) -> Sequence[dataclasses.Field[Any]]:
+    """The options of a calculator in positional order; none for functions, and for a class with an `__init__` alone."""
+    if not isinstance(target, type) or not issubclass(target, Configurable) or target.writes_init:
+        return ()
+    by_name = {field.name: field for field in dataclasses.fields(target)}  # type: ignore[arg-type]
+    return tuple([by_name[name] for name in positional_order(target)])
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return ... if field.default is dataclasses.MISSING else field.default
