@@ -180,11 +180,12 @@ class CrossEntropyLoss(Configurable):
 
     @staticmethod
     def _arranged(logits: Any, label: Any, input_mask: Any) -> tuple[Any, Any, Any]:
-        """The inputs as the calculator takes them: (N, C), (N,) or (N, C), and (N,) or None."""
+        """(guesses, truths, mask) as the calculator takes them."""
         rows, classes = _shape_of_logits(logits)
+        label = _flat_label(label, rows, classes)
         if input_mask is not None:
-            input_mask = _flat_mask(input_mask, rows)
-        return logits, _flat_label(label, rows, classes), input_mask
+            input_mask = _mask_of_rows(input_mask, rows)
+        return logits, label, input_mask
 
 
 NAME = CrossEntropyLoss.__name__
@@ -225,16 +226,19 @@ def _flat_label(label: Any, rows: int, classes: int) -> Any:
     raise fail(NAME, "label", expected, describe(label))
 
 
-def _flat_mask(mask: Any, rows: int) -> Any:
+def _mask_of_rows(mask: Any, rows: int) -> Any:
+    """A mask with one number per row, of any shape: the calculator flattens it."""
     mask = _array("input_mask", mask)
     if math.prod(mask.shape) != rows:
         raise fail(NAME, "input_mask", f"to be {rows} numbers, one per row of the logits", describe(mask))
-    return mask.reshape(rows)
+    return mask
 
 
 def _array(what: str, value: Any) -> Any:
     """Arrays of any library as they are; lists, and what has labels of its own, as arrays of NumPy."""
     _check_library(what, value)
+    if value is None:  # of which NumPy would make an array of one missing label
+        raise fail(NAME, what, "to be an array", "None")
     if hasattr(value, "reshape"):
         return value
     try:
@@ -244,11 +248,10 @@ def _array(what: str, value: Any) -> Any:
 
 
 def _check_library(what: str, value: Any) -> None:
-    """Refuse tensors of MindSpore, whose memory no other library reads."""
-    if hasattr(value, "asnumpy") and not hasattr(value, "__dlpack__"):
-        raise fail(
-            NAME, what, "to be an array", f"{describe(value)} of {type(value).__module__}; write {what}.asnumpy()"
-        )
+    """Refuse tensors of MindSpore, known by their `asnumpy`: a gradient could not be returned as one."""
+    if hasattr(value, "asnumpy"):
+        got = f"{describe(value)} of {type(value).__module__}"
+        raise fail(NAME, what, "to be an array", f"{got}; write {what}.asnumpy()")
 
 
 def _parallel_problems(config: Any) -> Iterable[Problem]:

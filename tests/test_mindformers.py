@@ -365,6 +365,7 @@ MISTAKES = {
         "expected label to be 4 class ids or probabilities of shape (4, 3), as the logits have 4 rows, got a int64 array of shape (3,).",
     ),
     "probabilities": ((X, np.ones((3, 4)), M), "got a float64 array of shape (3, 4)."),
+    "no label": ((X[:1], None), "expected label to be an array, got None."),
     "uneven labels": ((X, [[1, 2], [0]], M), "expected label to be an array, got a list of 2 of uneven parts."),
     "masks": ((X, Y, M[:3]), "expected input_mask to be 4 numbers, one per row of the logits, got a float64 array of shape (3,)."),
     "one mask": ((X, Y, M[:1]), "expected input_mask to be 4 numbers, one per row of the logits, got a float64 array of shape (1,)."),
