@@ -55,6 +55,8 @@ MARKER = "<!-- reference of all calculators -->"
 """Where the reference goes in its page."""
 COMMON = ("reduction", "normalize_by", "validate")
 """Options that every modern calculator has: described once, on the page of the interface."""
+IN_THE_INTERFACE = (lossreg.Loss, lossreg.ContextLoss)
+"""Classes whose `get_loss` and `get_grad` are described there, too."""
 PLACES = {"truths": ":doc:`truths <truths>`"}
 """Words in backticks that are links."""
 
@@ -74,19 +76,29 @@ def registered_names(cls):
     return [name.partition(":")[2] for name in cls.names_in_registry]
 
 
+def public_path(cls):
+    """Where users import a calculator from."""
+    return f"lossreg.{cls.__name__}" if hasattr(lossreg, cls.__name__) else f"{cls.__module__}.{cls.__name__}"
+
+
 def reference():
     """The reference of all calculators as Markdown: one section a family, taken from the modules themselves."""
     lines = ["## All names", "", "| name in a config | class |", "| --- | --- |"]
-    families = [*calculators(), (lossreg.terms, [lossreg.Term, lossreg.WeightedSum])]
-    rows = [(name, cls.__name__) for _, classes in families for cls in classes for name in registered_names(cls)]
-    lines += [f"| `{name}` | {{py:class}}`~lossreg.{cls}` |" for name, cls in sorted(rows)]
+    families = [
+        *calculators(),
+        (lossreg.terms, [lossreg.Term, lossreg.WeightedSum]),
+        (lossreg.mindformers, [lossreg.mindformers.CrossEntropyLoss]),
+    ]
+    rows = [(name, public_path(cls)) for _, classes in families for cls in classes for name in registered_names(cls)]
+    lines += [f"| `{name}` | {{py:class}}`~{path}` |" for name, path in sorted(rows)]
     for family, classes in families:
         title = inspect.getdoc(family).splitlines()[0].rstrip(".")
         lines += ["", f"## {title}", "", "```{eval-rst}"]
         for cls in classes:
-            lines += [f".. autoclass:: lossreg.{cls.__name__}"]
+            lines += [f".. autoclass:: {public_path(cls)}"]
             own = [name for name, x in vars(cls).items() if inspect.isfunction(x) and name.startswith("get_")]
-            extra = [name for name in own if name not in ("get_loss", "get_grad")]
+            on_page_of_interface = ("get_loss", "get_grad") if issubclass(cls, IN_THE_INTERFACE) else ()
+            extra = [name for name in own if name not in on_page_of_interface]
             lines += [f"   :members: {', '.join(extra)}"] if extra else []
             lines += [""]
         lines += ["```"]

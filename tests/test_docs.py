@@ -159,7 +159,7 @@ def test_every_name_is_in_the_reference(settings):
         cls = registry.losses.get(name)
         if cls.__module__.startswith("lossreg."):
             assert f"| `{name}` |" in text
-            assert f".. autoclass:: lossreg.{cls.__name__}\n" in text
+            assert f".. autoclass:: {settings['public_path'](cls)}\n" in text
 
 
 def test_everything_public_is_in_the_reference(settings):

@@ -25,7 +25,12 @@ true_rows = pytest.mark.parametrize("row", TRUE_ROWS, ids=lambda row: row.id)
 DTYPES = [np.float16, np.float32, np.float64]
 
 
-ELSEWHERE = {"LinearCrossEntropy.v1": "test_linear.py", "Term.v1": "test_terms.py", "WeightedSum.v1": "test_terms.py"}
+ELSEWHERE = {
+    "LinearCrossEntropy.v1": "test_linear.py",
+    "MindFormersCrossEntropy.v1": "test_mindformers.py",
+    "Term.v1": "test_terms.py",
+    "WeightedSum.v1": "test_terms.py",
+}
 """Calculators of which not every input has an item a row, losses of a context, and the file that has their laws."""
 
 

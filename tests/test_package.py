@@ -51,6 +51,7 @@ def test_entry_points_for_thinc_are_all_calculators_under_our_prefix() -> None:
     lines = [line.split("=") for line in parser["options.entry_points"]["thinc_losses"].splitlines() if line]
     points = {name.strip(): target.strip() for name, target in lines}
     names = [n for n in registry.losses.names() if registry.losses.get(n).__module__.startswith("lossreg.")]
+    names.remove("MindFormersCrossEntropy.v1")  # its call returns no gradient, as that of Thinc's losses does
     assert points == {f"lossreg.{name}": f"lossreg:{registry.losses.get(name).__name__}" for name in names}
 
 
