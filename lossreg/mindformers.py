@@ -18,8 +18,9 @@ from .losses.categorical import CrossEntropy
 from .losses.labels import ClassWeight
 from .ops import Array, get_ops
 from .ops.base import compute_dtype, without_float_warnings
-from .schema import Configurable, Problem, closest
+from .schema import Configurable, Problem
 from .state import LossState
+from .synonyms import closest
 
 __all__ = ["CrossEntropyLoss"]
 

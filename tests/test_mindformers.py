@@ -372,7 +372,7 @@ MISTAKES = {
     "uneven masks": ((X, Y, [[1, 1], [1]]), "expected input_mask to be an array, got a list of 2 of uneven parts."),
     "large masks": ((X, Y, 2 * M), "expected mask in [0, 1], got 2.0 in row 0."),
     "ids": ((X, Y + 1, M), "expected truth ids in [0, 3), got undeclared id 3 in row 2."),
-    "ids in floats": ((X, Y * 1.0, M), "got a float64 array of shape (4,)."),
+    "ids in floats": ((X, Y * 1.0, M), "got a float64 array of shape (4,); write truths.astype(int)."),
     "logits of MindSpore": (
         (Tensor(), Y, M),
         "expected logits to be an array, got a Float32 array of shape (4, 3) of mindspore.common.tensor; write logits.asnumpy().",
@@ -442,8 +442,7 @@ def test_a_parallel_config_that_says_nothing_is_an_error() -> None:
     with pytest.raises(ConfigError) as caught:
         CrossEntropyLoss(parallel_config={"data_parallel": 1, "model_paralel": 2, "micro_batch_num": 16})
     assert dict(caught.value.problems) == {
-        "parallel_config.model_paralel": "is not read here; did you mean 'model_parallel'"
-        " or 'data_parallel' or 'context_parallel'?",
+        "parallel_config.model_paralel": "is not read here; did you mean 'model_parallel'?",
         "parallel_config.micro_batch_num": "is not read here; leave it out",
     }
 
