@@ -590,10 +590,15 @@ class RowLoss(ReducedLoss):
         items = weights.items
         if items is not None:
             items = batch.ops.xp.broadcast_to(items, batch.values_shape).reshape(batch.arrays[0].shape[0])
+        arguments = self.arguments(batch, truths)
+        if not isinstance(arguments, tuple):
+            raise TypeError(
+                f"Cannot calculate {batch.name}: expected arguments() to return a tuple, got {describe(arguments)}."
+            )
         return batch.ops.run(
             self.formula,
             batch.arrays,
-            self.arguments(batch, truths),
+            arguments,
             items,
             weights.scale,
             static=self.static(),

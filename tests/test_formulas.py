@@ -100,7 +100,7 @@ WRONG_SHAPES = [(6, 1), (3,), (2, 3), (6, 2), (6, 4), (1, 2), (6, 3, 1), (2, 1),
 @each_backend
 @pytest.mark.parametrize("shape", WRONG_SHAPES, ids=str)
 def test_an_argument_of_a_wrong_shape_is_refused(ops: Any, shape: tuple[int, ...]) -> None:
-    message = r"Cannot run double: expected argument 2 of shape \(6,\), \(6, 3\) or \(1, 3\), .* got shape \("
+    message = r"Cannot run double: expected .*\(?argument 2\)? of shape \(6,\), \(6, 3\) or \(1, 3\), .* got shape \("
     with pytest.raises(ValueError, match=message):
         run(ops, double, np.ones((6, 3)), np.ones(shape), rows=True)
 
@@ -138,7 +138,7 @@ def test_an_out_of_another_shape_is_refused(ops: Any, shape: tuple[int, ...]) ->
 def test_arrays_that_do_not_broadcast_are_refused(ops: Any, shape: tuple[int, ...]) -> None:
     formula = lambda xp, x, t: (x - t, 1.0)  # noqa: E731
     with pytest.raises(
-        ValueError, match=r"expected argument 2 to broadcast to \(6, 3\), as the guesses are, got shape"
+        ValueError, match=r"expected .*\(?argument 2\)? to broadcast to \(6, 3\), as the guesses are, got shape"
     ):
         run(ops, formula, np.ones((6, 3)), np.ones(shape))
 
@@ -372,7 +372,7 @@ def test_one_number_broadcasts_to_one_number(ops: Any) -> None:
 )
 def test_an_argument_that_holds_no_real_numbers_is_refused(ops: Any, argument: Any, got: str) -> None:
     formula = lambda xp, x, w: (xp.row_sum(x * w), x * w)  # noqa: E731
-    with pytest.raises(TypeError, match=f"expected argument 2 to be an array of real numbers, got {got}"):
+    with pytest.raises(TypeError, match=rf"expected .*\(?argument 2\)? to be an array of real numbers, got {got}"):
         run(ops, formula, np.ones((2, 3)), argument, rows=True)
 
 

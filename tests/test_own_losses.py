@@ -237,3 +237,19 @@ def test_a_loop_of_thinc() -> None:
         model.finish_update(optimizer)
         values.append(value)
     assert values[-1] < 0.5 * values[0]
+
+
+def test_arguments_of_rows_are_a_tuple() -> None:
+    class Mine(lossreg.RowLoss):
+        def read_truths(self, batch: Any, truths: Any, check: bool) -> Any:
+            return lossreg.base.Truths(truths)
+
+        def arguments(self, batch: Any, truths: Any) -> Any:
+            return truths.targets
+
+        @staticmethod
+        def formula(xp: Any, guesses: Any, ids: Any) -> Any:
+            return xp.pick(guesses, ids), guesses
+
+    with pytest.raises(TypeError, match=r"expected arguments\(\) to return a tuple, got an? int64 array of shape \(3,\)"):
+        Mine()(X, np.array([0, 1, 0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar, cast
@@ -18,6 +19,7 @@ from .alignment import align
 __all__ = [
     "Array",
     "Ops",
+    "argument_in_words",
     "check_indices",
     "check_numbers",
     "compute_dtype",
@@ -80,6 +82,18 @@ def fitting(number: float, dtype: Any) -> float:
     return math.copysign(least if size < least else most, number)
 
 
+def argument_in_words(formula: Any, number: int) -> str:
+    """What errors call an argument of a formula: its name, and its number behind xp."""
+    try:
+        parameters = list(inspect.signature(formula).parameters.values())[1:]
+    except (TypeError, ValueError):  # something that was written in C
+        parameters = []
+    named = [x.name for x in parameters if x.kind is x.POSITIONAL_OR_KEYWORD]
+    if number < len(named):
+        return f"{named[number]} (argument {number + 1})"
+    return f"argument {number + 1}"
+
+
 def wrong_shape(formula: Any, what: str, array: Any, shape: tuple[int, ...], rows: bool) -> ValueError:
     """ValueError for an array whose shape does not fit the guesses."""
     expected = f"to broadcast to {shape}"
@@ -107,7 +121,7 @@ def check_numbers(formula: Any, place: int, array: Any) -> None:
     if isinstance(array, np.ma.MaskedArray):
         got = "a masked array"
     if got:
-        expected = f"argument {place + 1} to be an array of real numbers"
+        expected = f"{argument_in_words(formula, place)} to be an array of real numbers"
         raise TypeError(f"Cannot run {name_of(formula)}: expected {expected}, got {got}.")
 
 
@@ -273,7 +287,7 @@ class Ops:
             if isinstance(x, self.xp.ndarray):
                 check_numbers(formula, i, x)
             if isinstance(x, self.xp.ndarray) and (rows or x.size != 1) and not fits(tuple(x.shape), shape, rows):
-                raise wrong_shape(formula, f"argument {i + 1}", x, shape, rows)
+                raise wrong_shape(formula, argument_in_words(formula, i), x, shape, rows)
 
     def _arranged(self, x: Any, rows: bool) -> Any:
         """An argument as a replay takes it: numbers of rows as a column, one number without axes."""

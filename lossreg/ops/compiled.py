@@ -11,7 +11,7 @@ import numpy as np
 
 from ..formulas.arguments import ELEMENT, NUMBER, ROW, constant, surroundings
 from ..formulas.program import ArrayType, Request
-from .base import Array, Ops, check_indices, check_numbers, compute_dtype, fits, fitting, wrong_shape
+from .base import Array, Ops, argument_in_words, check_indices, check_numbers, compute_dtype, fits, fitting, wrong_shape
 
 __all__ = ["CompiledOps", "Kernel", "row_contiguous"]
 
@@ -211,7 +211,7 @@ class _Call:
     def _rows_of(self, x: Array, number: int) -> tuple[int, Array, int]:
         """An argument of a formula of rows: (its rank, the array or a copy, the bytes from row to row)."""
         if not fits(x.shape, self.shape, True):
-            raise wrong_shape(self.formula, f"argument {number + 1}", x, self.shape, True)
+            raise wrong_shape(self.formula, argument_in_words(self.formula, number), x, self.shape, True)
         if x.ndim == 1:
             return ROW, x, x.strides[0]
         if not row_contiguous(x):
@@ -238,7 +238,7 @@ class _Call:
     def _broadcast(self, x: Array, number: int) -> Array:
         """An argument of a formula of elements, in the guesses' shape."""
         if not fits(x.shape, self.shape, False):
-            raise wrong_shape(self.formula, f"argument {number + 1}", x, self.shape, False)
+            raise wrong_shape(self.formula, argument_in_words(self.formula, number), x, self.shape, False)
         return self.ops.xp.broadcast_to(x, self.shape)
 
     def add_gradients(self, out: Sequence[Array]) -> tuple[ArrayType, ...]:
