@@ -62,6 +62,8 @@ class Batch:
             outputs, lengths = _joined(name, guesses, outputs)
             ragged = tuple([x if is_ragged(x) else None for x in (guesses if is_tuple else (guesses,))])
 
+        if lengths == () and isinstance(layout, int):  # no sequence says how many axes there are
+            outputs = tuple([x.reshape(0, *(1,) * abs(layout)) for x in outputs])
         arrays = tuple([real_array(name, "guesses", x) for x in outputs])
         first = arrays[0]
         ops = get_ops(first)
@@ -173,17 +175,29 @@ class Batch:
 
     def _restored(self, x: Array, shape: tuple[int, ...]) -> Array:
         if tuple(x.shape) == shape and self._axis_is_last(shape):
-            return x.astype(self.arrays[0].dtype, copy=False)
-        if self.layout == "broadcast":  # what was repeated gets the sum of its slopes
-            x = x.sum(axis=tuple(range(x.ndim - len(shape))))
-            axes = tuple(i for i, n in enumerate(shape) if n != x.shape[i])
-            # of one number NumPy makes a scalar
-            return self.ops.asarray(x.sum(axis=axes, keepdims=True)).astype(self.arrays[0].dtype)
+            return self._as_stored(x)
+        if self.layout == "broadcast":
+            return self._summed(x, shape)
         if self.layout == "time":
             return x[:, 0]
         axis = self._axis(shape) % len(shape)
         moved = shape[:axis] + shape[axis + 1 :] + (shape[axis],)
         return self.ops.xp.moveaxis(x.reshape(moved), -1, axis)
+
+    def _summed(self, x: Array, shape: tuple[int, ...]) -> Array:
+        """The gradient of an output that was broadcast: what was repeated gets the sum of its gradients."""
+        x = x.sum(axis=tuple(range(x.ndim - len(shape))))
+        axes = tuple([i for i, n in enumerate(shape) if n != x.shape[i]])
+        # Of one number NumPy makes a scalar.
+        return self._as_stored(self.ops.asarray(x.sum(axis=axes, keepdims=True)))
+
+    def _as_stored(self, x: Array) -> Array:
+        """A gradient in the guesses' dtype."""
+        dtype = self.arrays[0].dtype
+        if x.dtype == dtype:
+            return x
+        with np.errstate(all="ignore"):  # to half precision
+            return x.astype(dtype)
 
     def gradient_arrays(self, out: Any, read: tuple[Any, ...]) -> list[Array]:
         """Where gradients go: into `out` unless it overlaps something that is still to be read, else new arrays."""

@@ -85,13 +85,15 @@ class Truths:
     present: Array | None = None
     """False where a truth is missing."""
     weight: Array | None = None
-    """Weight of each item that comes from its truth, such as that of its class, over 2**`exponent`."""
+    """Weight of each item, such as that of its class, over 2**`exponent`."""
     in_formula: bool = False
     """Whether the formula applies the weight itself. Otherwise it multiplies the values behind the formula."""
     in_mean: bool = False
     """Whether a mean divides by the weight, too."""
     exponent: int = 0
     """What `weight` and the values lack: formulas compute in float32, where weights of some sizes are no numbers."""
+    by_place: bool = False
+    """Whether the weight belongs to the place of an item, such as its column, and not to its truth."""
 
 
 @dataclass(frozen=True)
@@ -324,6 +326,7 @@ class ReducedLoss(Loss):
             present=read.present,
             sample_weight=sample_weight,
             weight=read.weight,
+            by_place=read.by_place,
             in_formula=read.in_formula,
             in_mean=read.in_mean,
             exponent=read.exponent,

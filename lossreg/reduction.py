@@ -71,6 +71,7 @@ def weigh(
     present: Array | None = None,
     sample_weight: Array | None = None,
     weight: Array | None = None,
+    by_place: bool = False,
     in_formula: bool = False,
     in_mean: bool = False,
     exponent: int = 0,
@@ -79,7 +80,8 @@ def weigh(
 
     `mask` and `present` select, and `sample_weight` multiplies the loss but not the divisor of a mean. `weight` is that
     of the class of each item, over 2**exponent: `in_formula` if the formula applies it, `in_mean` if a mean divides by
-    it. An item that is left out has no class: where it belongs to a divisor, its class weighs 1.
+    it. An item that is left out has no class: where it belongs to a divisor, its class weighs 1, unless the weight is
+    that of its place.
     """
     ops, shape = batch.ops, batch.values_shape
     size = math.prod(shape)
@@ -98,7 +100,8 @@ def weigh(
     if weight is not None and weight.size == size:
         weight = weight.reshape(shape)
     known_weight = weight
-    if reduction == "weighted_mean" and normalize_by == "values":  # elsewhere what is left out is 0 by mask and present
+    # Elsewhere what is left out is 0 by mask and present.
+    if reduction == "weighted_mean" and normalize_by == "values" and not by_place:
         known_weight = _weight_of_the_known(batch, present, weight, exponent)
     item_factors: Factors = (mask, present, sample_weight, None if in_formula else weight)
     mean_factors: Factors = (mask, present, None, known_weight if in_mean else None)

@@ -1094,3 +1094,36 @@ def test_cross_entropy_that_looks_for_what_is_not_finite(reduction: str, backend
     assert_same(checking(x, ids), plain(x, ids))
     assert_same(checking.get_loss(x, ids), plain.get_loss(x, ids))
     assert_same(checking.get_values(x, ids), plain.get_values(x, ids))
+
+
+def test_weights_of_columns_are_those_of_masked_items_too() -> None:
+    """Where a mean divides by everything; a class weight that comes with a label is not known there."""
+    x, t = np.zeros((2, 3)), np.zeros((2, 3))
+    mask = np.array([[1, 0, 1], [0, 0, 1]])
+    loss = make(
+        "BinaryCrossEntropyWithLogits.v1",
+        class_weight=(2.0, 0.5, 1.0),
+        reduction="weighted_mean",
+        normalize_by="values",
+    )
+    assert loss.get_state(x, t, mask=mask).count == 7.0
+    assert loss.get_loss(x, t, mask=mask) == pytest.approx(4.0 * np.log(2.0) / 7.0)
+
+
+@pytest.mark.parametrize("axis", [1, 2, -2])
+def test_no_sequences_along_any_axis(axis: int) -> None:
+    assert make("CosineSimilarity.v1", axis=axis, reduction="mean").get_state(([], []), None).compute() == 0.0
+
+
+def test_broadcast_gradients_that_half_precision_cannot_hold_are_infinite() -> None:
+    x, y = np.ones((1, 2), np.float16), np.ones((4, 2), np.float16)
+    with np.errstate(all="raise"):
+        a, b = make("MarginRanking.v1", margin=1.0, reduction="sum").get_grad(
+            (x, y), np.ones((4, 2)), sample_weight=np.float64(1e8)
+        )
+    assert np.isinf(a).all() and np.isinf(b).all() and a.shape == (1, 2)
+
+
+def test_a_list_of_no_rows_has_rows_of_any_shape() -> None:
+    grad, value = make("MultiLabelSoftMargin.v1")(np.zeros((0, 3, 4)), [])
+    assert grad.shape == (0, 3, 4) and value == 0.0

@@ -251,5 +251,7 @@ def test_arguments_of_rows_are_a_tuple() -> None:
         def formula(xp: Any, guesses: Any, ids: Any) -> Any:
             return xp.pick(guesses, ids), guesses
 
-    with pytest.raises(TypeError, match=r"expected arguments\(\) to return a tuple, got an? int64 array of shape \(3,\)"):
+    with pytest.raises(
+        TypeError, match=r"expected arguments\(\) to return a tuple, got an? int64 array of shape \(3,\)"
+    ):
         Mine()(X, np.array([0, 1, 0]))

@@ -72,7 +72,7 @@ class BinaryCrossEntropyWithLogits(ElementwiseLoss):
             if weights is not None and len(weights) not in (1, classes):
                 raise fail(batch.name, name, f"of {classes} (the last axis of guesses)", f"{len(weights)} values")
         weight = None if self.class_weight is None else batch.ops.asarray(self.class_weight, dtype="float64")
-        return Truths(targets, weight=weight)
+        return Truths(targets, weight=weight, by_place=True)
 
 
 @register("BinaryCrossEntropy.v1", alias="bce")
@@ -154,17 +154,28 @@ class MultiLabelSoftMargin(RowLoss, NameOptions):
         """Rows of numbers in [0, 1]."""
         (x,) = batch.arrays
         _, exponent = class_weights(batch, self.class_weight)
-        if isinstance(truths, (set, frozenset)) or isinstance(truths, (list, tuple)) and not _has_floats(truths):
+        if self._are_sets(batch, truths):
             targets = self.labels.read_multi(batch, truths)
             members = targets.members(batch.columns).astype(compute_dtype(x.dtype))
             return Truths(members, targets.present, exponent=exponent)
         truths = batch.real("truths", truths)
+        if truths.shape == (0,) and batch.shape[0] == 0:  # a list of no rows
+            truths = truths.reshape(batch.shape)
         check_shape(batch.name, "truths", truths, batch.shape, "guesses")
         rows = truths.reshape(x.shape)
         if check:
             kept = None if batch.kept is None else batch.kept.ravel()[:, None]
             check_domain(batch.ops, batch.name, "truth values", rows, Interval(0.0, 1.0), kept, batch.place)
         return Truths(batch.ops.asarray(rows, dtype=compute_dtype(x.dtype)), exponent=exponent)
+
+    @staticmethod
+    def _are_sets(batch: Batch, truths: Any) -> bool:
+        """Whether truths are sets of labels, and not rows of numbers. An empty list may be either."""
+        if isinstance(truths, (set, frozenset)):
+            return True
+        if not isinstance(truths, (list, tuple)) or _has_floats(truths):
+            return False
+        return bool(truths) or len(batch.shape) <= 2
 
     @staticmethod
     def formula(xp: Any, x: Any, truth: Any, share: Any) -> tuple[Any, ...]:

@@ -245,7 +245,9 @@ def hold_numbers(d: Draw, spec: Spec, truths: np.ndarray, kept: np.ndarray) -> A
         truths[masked] = spec.garbage
     held = spread(d, spec.arrangement, truths, 0)
     if isinstance(held, np.ndarray) and held.dtype.kind in "fi" and 0 < held.size < 200 and d.chance(0.06):
-        return held if "thinc" in spec.tags or not held.ndim else held.tolist()
+        # Lists of 0 and 1 without a point are labels.
+        has_points = held.dtype.kind == "f" or spec.layout != "vectors"
+        return held if "thinc" in spec.tags or not held.ndim or not has_points else held.tolist()
     return held
 
 

@@ -174,7 +174,8 @@ def cut(x: Any, part: slice, case: Case, n: int) -> Any:
     if not hasattr(array, "shape"):
         return x
     axes = len(shape) if case.spec.arrangement.kind == "array" else 2
-    if array.size == np.prod(shape) and len(array) != n:  # a mask of any shape
+    is_array = case.spec.arrangement.kind == "array"
+    if is_array and array.size == np.prod(shape) and len(array) != n:  # a mask of any shape
         return array.reshape(shape)[part]
     if array.ndim >= axes:
         return array[part] if len(array) == n else x

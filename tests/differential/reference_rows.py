@@ -75,40 +75,44 @@ def set_terms(x: Any, members: Any) -> Any:
 
 
 def dense_terms(x: Any, t: Any) -> Any:
-    """(value, slope) of the sum of t_c * -log p_c; t broadcasts to the rows."""
+    """(value, slope, size of the slope) of the sum of t_c * -log p_c; t broadcasts to the rows."""
     t = np.broadcast_to(t, x.shape)
     classes = x.shape[-1]
     if classes > 40:  # all pairs of classes would not fit
         log_p = x - log_sum(x, np.ones(x.shape, bool))[..., None]
-        return product(t, -log_p).sum(axis=-1), t.sum(axis=-1, keepdims=True) * softmax(x, np.ones(x.shape, bool)) - t
+        total_p = t.sum(axis=-1, keepdims=True) * softmax(x, np.ones(x.shape, bool))
+        return product(t, -log_p).sum(axis=-1), total_p - t, total_p + t
     others = ~np.eye(classes, dtype=bool)
     rest = np.stack([log_sum(x, others[c]) for c in range(classes)], axis=-1)
     value = product(t, softplus(rest - x)).sum(axis=-1)
     p, not_p = np.exp(-softplus(rest - x)), np.exp(-softplus(x - rest))
-    slope = p * (t @ others.astype(float)) - t * not_p
-    return value, slope
+    to_others, away = p * (t @ others.astype(float)), t * not_p
+    return value, to_others - away, to_others + away
 
 
 def softmax_terms(x: Any, truth: Labels, o: Any) -> Any:
-    """(value, slope, divisor weight) of cross-entropy with smoothing e as PyTorch has it."""
+    """(value, slope, size of the slope, divisor weight) of cross-entropy with smoothing e as PyTorch has it."""
     classes, e = x.shape[-1], o.get("label_smoothing", 0.0)
     w = class_weight(o, classes)
     if truth.dense is not None:
-        value, slope = dense_terms(x, w * (truth.dense * (1 - e) + e / classes))
-        return value, slope, None
+        return *dense_terms(x, w * (truth.dense * (1 - e) + e / classes)), None
     weight = set_weight(o, truth.members)
     a = (1 - e) * (np.ones(len(x)) if weight is None else weight)
     value, slope = set_terms(x, truth.members)
-    value, slope = product(a, value), times(a[:, None], slope)
+    value, slope = np.where(a == 0, 0.0, a * value), times(a[:, None], slope)
+    size = abs(slope)
     if e:
-        more, more_slope = dense_terms(x, w * e / classes)
+        s = np.broadcast_to(w * e / classes, x.shape)
+        more, more_slope, _ = dense_terms(x, s)
         value, slope = value + more, slope + more_slope
-    return value, slope, weight
+        # The documented terms: (sum of s) p and s, of which a confident row has the difference.
+        size = size + s.sum(axis=-1, keepdims=True) * softmax(x, np.ones(x.shape, bool)) + s
+    return value, slope, size, weight
 
 
 def cross_entropy(guesses: Any, truth: Labels, o: Any, info: Any) -> Parts:
-    value, slope, weight = softmax_terms(guesses[0], truth, o)
-    return rowwise(value, slope, present=truth.present, divisor_weight=weight)
+    value, slope, size, weight = softmax_terms(guesses[0], truth, o)
+    return rowwise(value, slope, slope_sizes=(size,), present=truth.present, divisor_weight=weight)
 
 
 def nll(guesses: Any, truth: Labels, o: Any, info: Any) -> Parts:
@@ -163,12 +167,12 @@ def linear_cross_entropy(guesses: Any, truth: Labels, o: Any, info: Any) -> Part
     if cap is not None:
         curve = 1 / np.cosh(z / cap) ** 2
         z = cap * np.tanh(z / cap)
-    value, slope, divisor = softmax_terms(z, truth, o)
+    value, slope, size, divisor = softmax_terms(z, truth, o)
     factor = o.get("z_loss", 0.0)
     log_z = log_sum(z, np.ones(z.shape, bool))
     p = np.exp(z - log_z[:, None])
     value = value + factor * log_z**2
-    slope_size = abs(slope) + 2 * factor * abs(log_z)[:, None] * p
+    slope_size = size + 2 * factor * abs(log_z)[:, None] * p
     slope = slope + 2 * factor * log_z[:, None] * p
 
     def backward(u: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -44,8 +44,14 @@ def cosine_embedding(guesses: Any, t: Any, o: Any, info: Any) -> Parts:
     return rowwise(value[..., 0], *slopes, size=np.where(value == 0, abs(sign), 1.0)[..., 0], slope_sizes=sizes)
 
 
+def fitting_eps(o: Any, info: Any) -> float:
+    """The option eps: what the dtype to compute in cannot hold counts as the nearest number that it can."""
+    least = 2.0**-126 if info.eps == 2.0**-23 else 2.0**-1022
+    return float(max(o.get("eps", 1e-8), least))
+
+
 def cosine_similarity(guesses: Any, t: Any, o: Any, info: Any) -> Parts:
-    (a, b), eps = guesses, o.get("eps", 1e-8)
+    (a, b), eps = guesses, fitting_eps(o, info)
     a_norm, b_norm = np.maximum(length(a), eps), np.maximum(length(b), eps)
     value = dot(a / a_norm, b / b_norm)
     a_along, b_along = (share(value * x, length(x) ** 2) * (length(x) > eps) for x in (a, b))
@@ -55,7 +61,7 @@ def cosine_similarity(guesses: Any, t: Any, o: Any, info: Any) -> Parts:
 
 
 def negative_cosine_similarity(guesses: Any, t: Any, o: Any, info: Any) -> Parts:
-    (x1, x2), eps = guesses, o.get("eps", 1e-8)
+    (x1, x2), eps = guesses, fitting_eps(o, info)
     n1, n2 = length(x1), length(x2)
     a, b = x1 / (n1 + eps), x2 / (n2 + eps)
     cos = dot(a, b)

@@ -109,7 +109,9 @@ def bounds(problem: Problem, precision: Precision, rng: np.random.Generator) -> 
             for i, grad in enumerate(getattr(base, name)):
                 moves = sensitivity(lambda r, i=i, name=name: getattr(r, name)[i])
                 tol = K * eps * (clean(abs(sizes[i])) + moves)
-                tol = tol + 8 * tiny * (1 + heaviest + float(abs(base.weight).max(initial=0.0)) + clean(units[i]))
+                # Class weights within a formula have one power of two, that of the largest.
+                of_classes = float(clean(units[i]).max(initial=0.0))
+                tol = tol + 8 * tiny * (1 + heaviest + float(abs(base.weight).max(initial=0.0)) + of_classes)
                 large = np.maximum(np.maximum(abs(units[i]) * max(1.0, scale), abs(sizes[i])), abs(grad))
                 found[name].append(Bound(grad, stored(tol, grad, precision), large))
     return base, found | {"most": most}
@@ -174,7 +176,9 @@ def compare(found: Any, bound: Bound, most: float, name: str = "float64") -> tup
         error = abs(x - ref)
         share = np.where(error == 0, 0.0, error / tolerance)
         overflows = (bound.largest > 0.5 * most) | (abs(ref) > 0.5 * MOST[name])
-        fine = (x == ref) | np.isnan(ref) & np.isnan(x) | overflows & np.isinf(x) & ((x > 0) == (ref > 0))
+        is_sign_known = abs(ref) > tolerance
+        fine = (x == ref) | np.isnan(ref) & np.isnan(x)
+        fine = fine | overflows & np.isinf(x) & (((x > 0) == (ref > 0)) | ~is_sign_known)
         share = np.where(fine, 0.0, np.where(np.isnan(share), np.inf, share))
     worst = int(np.argmax(share))
     if share.flat[worst] <= 1:
