@@ -509,7 +509,9 @@ class TreeState(State):
         """State by state."""
         parent = self.merged_parent(other)
         trees = [x.tree for x in (self, other) if x.tree is not None]
-        tree = trees[0] if len(trees) == 1 else None if not trees else tree_map(_merge, *trees)
+        tree = trees[0] if trees else None
+        if len(trees) > 1:
+            tree = tree_map(_merge, *trees)
         return replace(self, tree=tree, parent=parent)
 
     def finalize(self) -> Self:

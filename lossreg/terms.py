@@ -286,7 +286,9 @@ class WeightedSum(ContextLoss):
 
 
 def _paths(paths: Paths | None) -> Sequence[str]:
-    return () if paths is None else (paths,) if isinstance(paths, str) else paths
+    if paths is None:
+        return ()
+    return (paths,) if isinstance(paths, str) else paths
 
 
 def _read(context: Any, paths: Paths | None) -> Any:

@@ -209,9 +209,12 @@ def _from_pandas(truths: Any) -> Any:
     missing = np.asarray(truths.isna())
     if not missing.any():
         return truths.to_numpy()
-    values = truths.to_numpy(dtype=object)
+    values = np.array(truths.to_numpy(dtype=object))  # a copy of the caller's
     whole = _holds_ids(truths.dtype) and all(float(x).is_integer() for x in values[~missing])
-    return np.array([None if gone else int(x) if whole else x for x, gone in zip(values, missing)], dtype=object)
+    if whole:
+        values[~missing] = [int(x) for x in values[~missing]]
+    values[missing] = None
+    return values
 
 
 def _holds_ids(dtype: Any) -> bool:

@@ -76,10 +76,16 @@ def data(n: int = 3 * LARGE, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_helpers_do_take_part() -> None:
-    """Each of three threads waits for the other two."""
-    meet = threading.Barrier(3)
-    pool.ask_helpers(lambda: meet.wait(30) and None, 3)
-    meet.wait(30)
+    """Each of three threads waits for the other two, so that none can do the work of another."""
+    meet, threads = threading.Barrier(3), set()
+
+    def work() -> None:
+        threads.add(threading.get_ident())
+        meet.wait(30)
+
+    pool.ask_helpers(work, 3)
+    work()
+    assert len(threads) == 3
 
 
 def test_one_task_asks_nobody() -> None:

@@ -57,8 +57,11 @@ def _group(columns: int) -> tuple[int, int]:
     """(threads of a group, threads of a block): a warp for short rows, the block for long ones."""
     if columns <= 1024:
         return 32, 256
-    threads = 256 if columns <= 16_384 else 512 if columns <= 65_536 else 1024
-    return threads, threads
+    if columns <= 16_384:
+        return 256, 256
+    if columns <= 65_536:
+        return 512, 512
+    return 1024, 1024
 
 
 def _index(columns: int) -> str:

@@ -157,7 +157,9 @@ class JitOps(CompiledOps, NumpyOps):
             return super().align(log_probs, states, leaps, frames, last, slopes, logits, out)
         width, lanes = padded_width(states.shape[1], VECTOR_BYTES), 2 * VECTOR_BYTES // 8
         probs = log_probs if row_contiguous(log_probs) else np.ascontiguousarray(log_probs)
-        target = None if out is None else out if row_contiguous(out) else np.empty(out.shape, out.dtype)
+        target = out
+        if out is not None and not row_contiguous(out):
+            target = np.empty(out.shape, out.dtype)
         # states beyond the last are blanks: what is read for them is NaN only where that of a state is
         padded = np.repeat(states[:, :1].astype(np.int64), width, axis=1)
         padded_leaps = np.zeros((n, width + lanes), np.bool_)
