@@ -1,0 +1,42 @@
+"""Frozen dataclasses that are made without a decorator, and may have one all the same."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import Field, FrozenInstanceError, dataclass
+from typing import Any
+
+__all__ = ["Frozen", "as_dataclass"]
+
+
+class Frozen:
+    """Base whose attributes cannot be set. `dataclasses.replace` makes a changed copy."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+def as_dataclass(cls: type[Frozen], **options: Any) -> None:
+    """Make a class a frozen dataclass, and leave it as a second decorator expects it.
+
+    Users decorate their classes as well, with `@dataclasses.dataclass(frozen=True)` or `@flax.struct.dataclass`. These
+    read the fields from the class, and refuse one that has a `__setattr__` of its own.
+    """
+    for name in inspect.get_annotations(cls):
+        # An inherited field is copied: dataclasses write to the fields that they find.
+        if name not in vars(cls) and isinstance(getattr(cls, name, None), Field):
+            setattr(cls, name, copy.copy(getattr(cls, name)))
+    fields = {name: value for name, value in vars(cls).items() if isinstance(value, Field)}
+
+    dataclass(frozen=True, **options)(cls)
+
+    # Those of `Frozen` do the same.
+    del cls.__setattr__, cls.__delattr__
+    for name, field in fields.items():
+        # Without an argument in `__init__`, instances find the default in the class.
+        if field.init:
+            setattr(cls, name, field)
