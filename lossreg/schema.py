@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 import numpy as np
 from confection import ConfigValidationError
 
+from .frozen import Frozen, as_dataclass
+
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from typing_extensions import dataclass_transform
@@ -82,7 +84,7 @@ class ConfigError(ConfigValidationError):
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
-class Configurable:
+class Configurable(Frozen):
     """Base of everything that is made of options: subclasses become frozen keyword-only dataclasses.
 
     Options are checked when the object is made: wrong types, ranges, NaN and infinity raise one `ConfigError` that
@@ -100,7 +102,7 @@ class Configurable:
         changed = [n for n, value in vars(cls).items() if n in inherited - annotations.keys() and not callable(value)]
         if changed:  # `delta = 3.0` in a subclass is a new default of the option
             cls.__annotations__ = annotations | dict.fromkeys(changed, INHERITED)
-        dataclasses.dataclass(frozen=True, kw_only=True, repr=False)(cls)
+        as_dataclass(cls, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         values, problems = checked(type(self), {name: _plain(value) for name, value in self._fields().items()})
