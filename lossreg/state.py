@@ -34,8 +34,9 @@ else:
 
 
 __all__ = [
-    "AutoState", "AverageState", "CollectFirstState", "EmptyState", "LossState", "State", "TreeState",
-    "concat_field", "max_field", "min_field", "state_field", "static_field", "sum_field", "truncate_field",
+    "AutoState", "AverageState", "CollectFirstState", "CollectingState", "EmptyState", "LossState", "State",
+    "TreeState", "concat_field", "max_field", "min_field", "state_field", "static_field", "sum_field",
+    "truncate_field",
 ]  # fmt: skip
 
 
@@ -491,6 +492,22 @@ class CollectFirstState(AutoState):
     keep_first: int = field(kw_only=True, metadata={**STATIC, "lossreg": None})
 
     default_kind: ClassVar[_Kind | None] = _Truncate(0, "keep_first")
+
+
+class CollectingState(AutoState):
+    """Keeps all items of each field, one after the other.
+
+        >>> class Scores(CollectingState):
+        ...     scores: Any
+        ...     labels: Any
+        >>> state = Scores(scores=np.array([0.1, 0.9]), labels=np.array([0, 1]))
+        >>> (state + Scores(scores=np.array([0.4]), labels=np.array([1]))).compute().scores
+        array([0.1, 0.9, 0.4])
+
+    Its fields need no kind. A `compute` of a subclass finds them concatenated, as arrays of NumPy.
+    """
+
+    default_kind: ClassVar[_Kind | None] = _Concat(0)
 
 
 class EmptyState(State):

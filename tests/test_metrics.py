@@ -89,6 +89,43 @@ def tensor(*shape: int) -> Callable[..., Inputs]:
     return lambda rng, n: {"tensor": rng.normal(size=(n, *shape))}
 
 
+def images(*shape: int) -> Callable[..., Inputs]:
+    return lambda rng, n: {"pred": rng.random((n, *shape)), "target": rng.random((n, *shape))}
+
+
+def psnr(pred: Any, target: Any) -> Any:
+    return [10 * math.log10(4.0**2 / np.mean((a - b) ** 2)) for a, b in zip(pred, target)]
+
+
+def ssim(pred: Any, target: Any, size: int, sigma: float) -> Any:
+    """Window by window, with a window of two axes at once."""
+    line = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / sigma) ** 2)
+    window = np.outer(line, line) / line.sum() ** 2
+    cut = lambda x: np.lib.stride_tricks.sliding_window_view((x + 1) / 4, (size, size), axis=(-3, -2))  # noqa: E731
+    x, y = cut(pred), cut(target)
+    weighted = lambda z: (z * window).sum(axis=(-2, -1))  # noqa: E731
+    mx, my = weighted(x), weighted(y)
+    centred_x, centred_y = x - mx[..., None, None], y - my[..., None, None]
+    sxx, syy, sxy = weighted(centred_x**2), weighted(centred_y**2), weighted(centred_x * centred_y)
+    c1, c2 = 0.02**2, 0.05**2
+    found = (2 * mx * my + c1) * (2 * sxy + c2) / ((mx**2 + my**2 + c1) * (sxx + syy + c2))
+    return found.mean(axis=(1, 2, 3))
+
+
+def rand_index(predictions: Any, labels: Any, ignored: Any) -> Any:
+    """By its definition over pairs of pixels, adjusted for chance."""
+    ignored = () if ignored is None else (ignored,) if isinstance(ignored, int) else ignored
+    found = []
+    for guess, truth in zip(predictions.reshape(len(labels), -1), labels.reshape(len(labels), -1)):
+        kept = ~np.isin(truth, ignored)
+        pairs = ~np.eye(kept.sum(), dtype=bool)
+        same_guess, same_truth = (((x[kept][:, None] == x[kept]) & pairs) for x in (guess, truth))
+        both, a, b, n = (same_guess & same_truth).sum(), same_guess.sum(), same_truth.sum(), pairs.sum()
+        expected = a * b / n if n else 0.0
+        found.append((both - expected) / ((a + b) / 2 - expected) if (a + b) / 2 != expected else 1.0)
+    return found
+
+
 CASES = [
     Case(
         metrics.Accuracy(),
@@ -166,6 +203,39 @@ CASES = [
         lambda tensor: tensor.mean(),
         "SingleDimension-all",
         masked=False,
+    ),
+    Case(
+        metrics.Psnr(in_vrange=(-2.0, 2.0)),
+        images(4, 3, 2),
+        lambda pred, target, mask: mean(psnr(pred, target), mask),
+        "Psnr",
+    ),
+    Case(
+        metrics.Psnr(in_vrange=(-2.0, 2.0), clip=11.5),
+        images(4, 3, 2),
+        lambda pred, target, mask: mean(np.minimum(psnr(pred, target), 11.5), mask),
+        "Psnr-clip",
+    ),
+    *(
+        Case(
+            metrics.Ssim(filter_size=size, filter_sigma=sigma, in_vrange=(-1.0, 3.0), k1=0.02, k2=0.05),
+            images(6, 5, 2),
+            lambda pred, target, mask, size=size, sigma=sigma: mean(ssim(pred, target, size, sigma), mask),
+            f"Ssim-{size}",
+        )
+        for size, sigma in [(1, 1.5), (3, 0.7), (4, 2.0), (5, 1.5)]
+    ),
+    *(
+        Case(
+            metrics.Ari(num_instances_true=3, num_instances_pred=4, ignored_ids=ignored),
+            lambda rng, n: {
+                "predictions": rng.integers(0, 4, (n, 2, 3, 4, 1)),
+                "labels": rng.integers(0, 3, (n, 2, 3, 4, 1)),
+            },
+            lambda predictions, labels, mask, ignored=ignored: mean(rand_index(predictions, labels, ignored), mask),
+            f"Ari-{ignored}",
+        )
+        for ignored in (None, 0, (0, 2))
     ),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -337,7 +407,8 @@ def test_states_are_made_and_merged_on_a_device_without_waiting_for_it(case: Cas
 
 def test_every_registered_metric_has_a_case_and_a_complete_docstring() -> None:
     tested = {case.id.partition("-")[0] for case in CASES}
-    others = {"Noop", "SkipIfMissing", "TreeMap", "TreeReduce", "Histogram", "ShowImages", "ShowTable"}
+    others = {"ShowBoxes", "ShowDifferenceImages", "ShowSegmentations"}
+    others |= {"Noop", "SkipIfMissing", "TreeMap", "TreeReduce", "Histogram", "ShowImages", "ShowTable"}
     assert {name.partition(".")[0] for name in BUILT_IN} == tested | others
     for name in BUILT_IN:
         cls = registry.metrics.get(name)
