@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
+import importlib
 import inspect
 import itertools
 import math
@@ -1167,3 +1169,74 @@ def test_modules_say_what_is_theirs() -> None:
     for module in (lossreg.metrics, lossreg.summaries):
         for name in module.__all__:
             assert hasattr(module, name)
+
+
+@pytest.mark.parametrize(
+    "call, error, sentence",
+    [
+        (lambda: metrics.Psnr(in_vrange=(1.0, 1.0)), ConfigError, r"in_vrange: should be \(low, high\) with low < high"),
+        (lambda: metrics.Psnr()(pred=np.zeros((2, 4, 4, 3), np.uint8), target=np.zeros((2, 4, 4, 3))), ValueError, "expected pred of floats: divide pixels of uint8 by 255"),
+        (lambda: metrics.Psnr()(pred=np.zeros((4, 4)), target=np.zeros((4, 4))), ValueError, r"expected pred of shape \(..., h, w, c\), got"),
+        (lambda: metrics.Psnr()(pred=np.zeros((4, 4, 3)), target=np.zeros((4, 4, 1))), ValueError, r"expected target of shape \(4, 4, 3\) \(that of pred\)"),
+        (lambda: metrics.Ssim()(pred=np.zeros((12, 10, 3)), target=np.zeros((12, 10, 3))), ValueError, r"at least 11 x 11 pixels \(filter_size\), got 12 x 10"),
+        (lambda: metrics.Ari()(predictions=np.zeros((2, 4, 4, 1), int), labels=np.zeros((1, 4, 4, 1), int)), ValueError, r"expected labels of shape \(2, 4, 4, 1\) \(that of predictions\)"),
+        (lambda: metrics.Ari()(predictions=np.zeros((4, 4, 1), int), labels=np.zeros((4, 4, 1), int)), ValueError, r"of shape \(..., t, h, w, 1\), which of images \(n, h, w, 1\) is x\[:, None\]"),
+        (lambda: metrics.Ari()(predictions=np.zeros((1, 4, 4, 1)), labels=np.zeros((1, 4, 4, 1), int)), ValueError, "expected predictions of integers, the ids of objects, got"),
+        (lambda: metrics.Ari(num_instances_true=2)(predictions=np.zeros((3, 1, 1, 2, 1), int), labels=np.full((3, 1, 1, 2, 1), 2)), ValueError, r"expected label ids in \[0, 1\], got 2 in video 0"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_images_is_said(call: Any, error: Any, sentence: str) -> None:
+    with pytest.raises(error, match=sentence):
+        call()
+
+
+def test_indices_of_any_ids_without_numbers_of_instances(rng: Any) -> None:
+    """Ids may be any integers, and one number of objects serves for all."""
+    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    predictions, labels = rng.integers(-3, 3, (2, 5, 2, 4, 6, 1)) * 10**12
+    expected = [sklearn.adjusted_rand_score(*map(np.ravel, pair)) for pair in zip(labels, predictions)]
+    close(metrics.Ari()(predictions=predictions, labels=labels), np.mean(expected))
+    weights = np.array([1.0, 0.0, 0.5, 0.0, 2.0])
+    for mask in (weights, weights[:, None]):
+        close(metrics.Ari()(predictions=predictions, labels=labels, mask=mask), np.average(expected, weights=weights))
+    many = metrics.Ari(num_instances_true=50, num_instances_pred=60)
+    shifted = {"predictions": predictions // 10**12 + 3, "labels": labels // 10**12 + 3}
+    close(many(**shifted), np.mean(expected))
+
+
+def test_indices_of_segmentations_that_have_no_choice() -> None:
+    one, all_ids = np.zeros((1, 1, 2, 3, 1), int), np.arange(6).reshape(1, 1, 2, 3, 1)
+    assert metrics.Ari()(predictions=one, labels=one) == 1.0
+    assert metrics.Ari()(predictions=all_ids, labels=all_ids) == 1.0
+    assert metrics.Ari()(predictions=all_ids, labels=one) == 0.0
+    assert metrics.Ari(ignored_ids=0)(predictions=all_ids, labels=one) == 1.0  # no foreground
+    assert metrics.Ari(ignored_ids=0)(predictions=np.array([[0, 0, 1, 2]]).reshape(1, 1, 2, 2, 1), labels=np.array([[0, 0, 1, 2]]).reshape(1, 1, 2, 2, 1)) == 1.0  # fmt: skip
+
+
+def test_equal_images_have_the_largest_ratio(rng: Any) -> None:
+    image = rng.random((2, 12, 11, 3))
+    assert metrics.Psnr()(pred=image, target=image) == math.inf
+    assert metrics.Psnr(clip=60.0)(pred=image, target=image) == 60.0
+    close(metrics.Ssim()(pred=image, target=image), 1.0)
+    assert metrics.Psnr()(pred=image, target=np.array([image[0], image[1] + 0.1]), mask=[0, 1]) == pytest.approx(20.0)
+
+
+def test_a_state_that_collects() -> None:
+    class Scores(metrics.CollectingState):
+        scores: Any
+        labels: Any
+
+        def compute(self) -> Any:
+            collected = super().compute()
+            return [*zip(collected.scores.tolist(), collected.labels.tolist())]
+
+    a = Scores(scores=np.array([0.1, 0.2]), labels=np.array([0, 1]))
+    b = Scores(scores=np.float64(0.3), labels=np.array(1))  # a single one
+    assert (a + b).compute() == [(0.1, 0), (0.2, 1), (0.3, 1)]
+    assert (Scores.empty() + b + Scores.empty() + a).compute() == [(0.3, 1), (0.1, 0), (0.2, 1)]
+    assert metrics.CollectingState.empty().compute() == metrics.CollectingState().compute()
+
+
+def test_examples_of_metrics_run() -> None:
+    for name in ("metrics.images", "metrics.clustering", "state"):
+        assert doctest.testmod(importlib.import_module(f"lossreg.{name}")).failed == 0
