@@ -11,15 +11,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 import doctest
+import functools
 import importlib.util
 import inspect
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from kauldron_reference import FORMULAS, Case, Installed, Restated
-from test_kauldron import TOLERANCE, close, draw, installed
+from test_kauldron import THERE, TOLERANCE, as_is, close, data, draw, installed, last_of_one, table
 
 import lossreg
 from lossreg import ConfigError, Term, WeightedSum
@@ -654,3 +657,130 @@ def test_examples_in_docstrings_run() -> None:
         assert doctest.testmod(module, extraglobs={"np": np}).failed == 0
     for name in kd.losses.__all__:
         assert ">>> " in getattr(kd.losses, name).__doc__, name
+
+
+# The tables of the page in the documentation
+
+
+class Relative(lossreg.ElementwiseLoss):
+    """The loss of the page in the documentation, as a formula."""
+
+    @staticmethod
+    def formula(xp: Any, guess: Any, truth: Any) -> Any:
+        residual = guess - truth
+        return residual * residual / (truth * truth), 2.0 * residual / (truth * truth)
+
+
+def own_loss(kd: Any) -> Any:
+    """The same by `get_values`, on the losses of a module."""
+    key, required = kd.kontext.Key, dataclasses.field(default=kd.kontext.REQUIRED)
+    namespace = {"get_values": lambda self, preds, targets: (preds - targets) ** 2 / targets**2}
+    return dataclasses.make_dataclass(
+        "RelativeError",
+        [("preds", key, required), ("targets", key, copy.copy(required))],
+        bases=(kd.losses.Loss,),
+        namespace=namespace,
+        eq=True,
+        frozen=True,
+        kw_only=True,
+    )
+
+
+def first_images(metrics: Any) -> Any:
+    """A metric that keeps images, on the states of a module."""
+
+    @dataclasses.dataclass(kw_only=True, frozen=True)
+    class First(metrics.Metric):
+        num_images: int = 5
+
+        @flax.struct.dataclass
+        class State(metrics.AutoState):
+            images: Any = metrics.truncate_field(num_field="parent.num_images")
+
+        def get_state(self, images: Any) -> Any:
+            return self.State(images=images)
+
+    return First()
+
+
+def words(kd: Any, found: dict[str, Any]) -> dict[str, Any]:
+    """What the names of the table mean, with the losses and metrics of a module."""
+    soft = 0.75 * found["one_hot"] + np.float32(0.25 / 3)
+    found["ctx"]["batch"]["soft"] = soft
+    found["ctx2"] = {**found["ctx"], "preds": {"image": -found["image"]}}
+    keys = {"preds": "preds.image", "targets": "batch.image"}
+    names = {"kd": kd, "soft": soft, "own": own_loss(kd), "l2": kd.losses.L2(**keys, weight=0.5)}
+    names["accuracy"] = kd.metrics.Accuracy(logits="preds.logits", labels="batch.label")
+    return {**found, **names, "first": functools.cache(first_images)}
+
+
+WORDS = table("word")
+
+
+@pytest.mark.parametrize("line", WORDS, ids=lambda line: line[0])
+def test_every_word_of_the_pages(line: list[str]) -> None:
+    if "RocAuc" in line[0]:
+        pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    on_pages, ours = (cell.strip("`") for cell in line[1:])
+    result = eval(on_pages, words(kd, data(as_is)))
+    term = Term(lossreg.MeanSquaredError(), guesses="preds.image", truths="batch.image", weight=0.5)
+    names = {**vars(lossreg), **words(kd, data(last_of_one)), "Relative": Relative, "term2": term}
+    close(result, eval(ours, names), 1e-6)
+    if THERE:
+        theirs = Installed()
+        found = theirs.jax.tree.map(lambda x: theirs.jax.numpy.asarray(x) if np.ndim(x) else x, data(as_is))
+        close(result, eval(on_pages, words(theirs, found)), 1e-5)
+
+
+def test_every_word_of_the_pages_is_listed() -> None:
+    """Classes, options and methods that the two pages name."""
+    listed = " ".join(cell for line in WORDS for cell in line[:2])
+    named = """SoftmaxCrossEntropy L2 RocAuc Accuracy Loss Metric State AverageState AutoState truncate_field parent
+        num_field step weight mask normalize_by get_values get_state get_state_from_context get_weight empty compute
+        merge from_values REQUIRED Key logits labels preds targets context"""
+    assert [word for word in named.split() if word not in listed] == ["num_field"]  # in the code of `first`
+
+
+@installed
+def test_what_is_absent_is_listed() -> None:
+    import kauldron
+
+    absent = {f"kd.metrics.{x}" for x in vars(Installed().metrics) if x[0].isupper() and not hasattr(kd.metrics, x)}
+    root = Path(kauldron.__path__[0])
+    for name, module in {"losses": kd.losses, "summaries": kd.summaries, "metrics": kd.metrics}.items():
+        exported = re.findall(r"^from .* import (\w+)$", (root / name / "__init__.py").read_text("utf-8"), re.MULTILINE)
+        absent |= {f"kd.{name}.{x}" for x in exported if not hasattr(module, x)}
+    assert absent == {line[0].strip("`") for line in table("absent")}
+
+
+@installed
+@pytest.mark.parametrize("options", [{}, {"in_vrange": (-1.0, 2.0)}])
+@pytest.mark.parametrize("name", ["Psnr", "Ssim"])
+def test_metrics_of_images_are_kauldrons(name: str, options: Any, rng: Any) -> None:
+    theirs, jax = Installed().metrics, Installed().jax
+    context = {
+        "p": rng.random((4, 12, 13, 3)),
+        "t": rng.random((4, 12, 13, 3)),
+        "m": np.array([[1.0], [0.0], [0.5], [1.0]]),
+    }
+    keys = {"pred": "p", "target": "t", "mask": "m"}
+    with jax.enable_x64(True):
+        arrays = {name: jax.numpy.asarray(x) for name, x in context.items()}
+        expected = getattr(theirs, name)(**keys, **options)(context=arrays)
+    close(getattr(kd.metrics, name)(**keys, **options)(context=context), expected, 1e-12)
+    fields = {field.name: field.default for field in dataclasses.fields(getattr(kd.metrics, name))}
+    original = {field.name: field.default for field in dataclasses.fields(getattr(theirs, name))}
+    assert fields == {key: None if value == kd.REQUIRED else value for key, value in original.items()}
+
+
+def test_pictures_have_kauldrons_options() -> None:
+    """Kauldron's module of pictures is read as text: it needs packages that are seldom installed."""
+    spec = importlib.util.find_spec("kauldron")
+    if spec is None:
+        pytest.skip("Kauldron is not installed")
+    text = (Path(spec.submodule_search_locations[0]) / "summaries" / "images.py").read_text("utf-8")
+    for name in ("ShowImages", "ShowBoxes", "ShowSegmentations", "ShowDifferenceImages"):
+        body = text.partition(f"class {name}(")[2].partition("@struct.dataclass")[0].rpartition('"""')[2]
+        options = set(re.findall(r"^  (\w+): ", body, re.MULTILINE))
+        absent = options - {field.name for field in dataclasses.fields(getattr(kd.summaries, name))}
+        assert absent - {"image_contrast"} == {"rearrange", "rearrange_kwargs"}

@@ -26,9 +26,12 @@ from .ranking import RocAuc
 from .stats import Norm, SingleDimension, Std
 from .wrappers import Noop, SkipIfMissing, TreeMap, TreeReduce
 
+NoopMetric = Noop
+"""Kauldron's name of `Noop`."""
+
 __all__ = [
     "REQUIRED", "Accuracy", "Ari", "AutoState", "AverageState", "BinaryAccuracy", "CollectFirstState",
-    "CollectingState", "EmptyState", "Key", "Metric", "Noop", "Norm", "Precision1", "Psnr", "RocAuc",
+    "CollectingState", "EmptyState", "Key", "Metric", "Noop", "NoopMetric", "Norm", "Precision1", "Psnr", "RocAuc",
     "SingleDimension", "SkipIfMissing", "Ssim", "State", "Std", "TreeMap", "TreeReduce", "TreeState", "concat_field",
     "max_field", "min_field", "state_field", "static_field", "sum_field", "truncate_field",
 ]  # fmt: skip
