@@ -394,6 +394,18 @@ def test_states_of_flax_are_nodes_of_trees() -> None:
     assert doubled.parent == state.parent
     assert doubled.compute().images.tolist() == (2 * state.images).tolist()
 
+    @flax.struct.dataclass
+    class Sum(kd.metrics.AutoState):
+        total: Any = kd.metrics.sum_field()
+        unit: Any = kd.metrics.static_field("cm")
+
+    @flax.struct.dataclass
+    class First(kd.metrics.CollectFirstState):
+        images: Any
+
+    assert jax.tree.leaves(Sum(1.5)) == [1.5]
+    assert jax.tree.leaves(First(2.5, keep_first=3)) == [2.5]
+
 
 def test_states_of_a_loss_may_have_a_class_of_their_own() -> None:
     @dataclasses.dataclass(eq=True, frozen=True, kw_only=True)

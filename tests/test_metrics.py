@@ -1218,6 +1218,9 @@ def test_equal_images_have_the_largest_ratio(rng: Any) -> None:
     assert metrics.Psnr()(pred=image, target=image) == math.inf
     assert metrics.Psnr(clip=60.0)(pred=image, target=image) == 60.0
     close(metrics.Ssim()(pred=image, target=image), 1.0)
+    flat = np.full((1, 12, 12, 1), 0.1)  # its variance is nothing but rounding, of which c2 = 1e-24 is no cover
+    assert abs(metrics.Ssim(k2=1e-12)(pred=flat, target=3 * flat)) <= 1.0
+    assert metrics.Ssim(k2=1e-12)(pred=flat, target=flat) == 1.0
     assert metrics.Psnr()(pred=image, target=np.array([image[0], image[1] + 0.1]), mask=[0, 1]) == pytest.approx(20.0)
 
 
