@@ -1,6 +1,6 @@
 """Loss calculators for people who drive training with explicit gradients: values, true gradients, config files."""
 
-from . import functional, losses, metrics, mindformers, schedules, state, summaries, terms
+from . import functional, kauldron, losses, metrics, mindformers, schedules, state, summaries, terms
 from .base import CoupledLoss, ElementwiseLoss, Loss, ReducedLoss, RowLoss
 from .config import Config, register, registry
 from .functional import help, loss, options
@@ -27,8 +27,8 @@ from .version import __version__ as __version__
 
 __all__ = [
     "Config", "ConfigError", "CoupledLoss", "ElementwiseLoss", "Loss", "NumpyOps", "Ops", "Ragged", "ReducedLoss",
-    "RowLoss", "functional", "get_num_threads", "get_ops", "help", "loss", "metrics", "mindformers", "options",
-    "prefer_gpu", "register", "registry", "require_cpu", "require_gpu", "schedules", "set_num_threads", "summaries",
-    "use_ops",
+    "RowLoss", "functional", "get_num_threads", "get_ops", "help", "kauldron", "loss", "metrics", "mindformers",
+    "options", "prefer_gpu", "register", "registry", "require_cpu", "require_gpu", "schedules", "set_num_threads",
+    "summaries", "use_ops",
 ]  # fmt: skip
 __all__ += losses.__all__ + state.__all__ + terms.__all__

@@ -16,6 +16,7 @@ import numpy as np
 from confection import ConfigValidationError
 
 from .constructors import arguments_of, copied_with, has_own_init, keep_arguments
+from .frozen import Frozen, as_dataclass
 from .synonyms import NOTES, OPTIONS, closest
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class ConfigError(ConfigValidationError):
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
-class Configurable:
+class Configurable(Frozen):
     """Base of everything that is made of options: subclasses become frozen keyword-only dataclasses.
 
     Options are checked when the object is made: wrong types, ranges, NaN and infinity raise one `ConfigError` that
@@ -109,7 +110,7 @@ class Configurable:
         changed = [n for n, value in vars(cls).items() if n in inherited - annotations.keys() and not callable(value)]
         if changed:  # `delta = 3.0` in a subclass is a new default of the option
             cls.__annotations__ = annotations | dict.fromkeys(changed, INHERITED)
-        _make_dataclass(cls)
+        as_dataclass(cls, kw_only=True, repr=False)
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Raise for unknown options, and for options by position."""
@@ -123,17 +124,16 @@ class Configurable:
         """Raise TypeError for a class of which no object can be made."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not self.writes_init:
-            made = type(self).__name__
-            raise dataclasses.FrozenInstanceError(
-                f"Cannot set {name!r} of {made}: objects do not change; write dataclasses.replace(..., {name}=...)."
-            )
-        object.__setattr__(self, name, value)
+        if self.writes_init:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
-        if not self.writes_init:
-            raise dataclasses.FrozenInstanceError(f"Cannot delete {name!r} of {type(self).__name__}.")
-        object.__delattr__(self, name)
+        if self.writes_init:
+            object.__delattr__(self, name)
+        else:
+            super().__delattr__(name)
 
     def __post_init__(self) -> None:
         # An object whose class has its own `__init__` is here when that calls the `__init__` of a base.
@@ -206,19 +206,6 @@ def _by_position(cls: type, args: tuple[Any, ...]) -> str:
         return f"{got}; to calculate, make it first: {cls.__name__}()(guesses, truths)"
     names = positional_order(cls)
     return f"{got}; write {cls.__name__}({names[0]}={_short(args[0])})" if names else got
-
-
-def _make_dataclass(cls: type) -> None:
-    """Make a class a dataclass so that a user's own `@dataclass(frozen=True)` may follow."""
-    explicit = {name: value for name, value in vars(cls).items() if isinstance(value, dataclasses.Field)}
-    dataclasses.dataclass(frozen=True, kw_only=True, repr=False)(cls)
-    # A second decorator refuses to overwrite these two; those of `Configurable` do the same.
-    for name in ("__setattr__", "__delattr__"):
-        delattr(cls, name)
-    # It reads what the class body says. Of fields without a simple default, the first one has left nothing.
-    for name, field in explicit.items():
-        if name not in vars(cls):
-            setattr(cls, name, field)
 
 
 def replaced(made: Any, **changes: Any) -> Any:

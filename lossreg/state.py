@@ -18,6 +18,7 @@ import numpy as np
 
 from .arrays import check_unmasked, real_array
 from .checks import describe, fail, on_host
+from .frozen import Frozen, as_dataclass
 from .interop import foreign_arrays
 from .ops import Ops, get_ops
 from .ops.base import compute_dtype
@@ -33,8 +34,9 @@ else:
 
 
 __all__ = [
-    "AutoState", "AverageState", "CollectFirstState", "EmptyState", "LossState", "State", "TreeState",
-    "concat_field", "max_field", "min_field", "state_field", "static_field", "sum_field", "truncate_field",
+    "AutoState", "AverageState", "CollectFirstState", "CollectingState", "EmptyState", "LossState", "State",
+    "TreeState", "concat_field", "max_field", "min_field", "state_field", "static_field", "sum_field",
+    "truncate_field",
 ]  # fmt: skip
 
 
@@ -50,6 +52,9 @@ class _Empty:
 
 EMPTY = _Empty()
 
+STATIC = {"pytree_node": False}
+"""Mark of a field that is no data: flax leaves it out of the leaves of JAX's trees."""
+
 MAX_INT64 = 2**63 - 1
 
 _TOO_LARGE = (
@@ -59,21 +64,22 @@ _TOO_LARGE = (
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))
-class _Dataclass:
+class _Dataclass(Frozen):
     """Subclasses become frozen dataclasses."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        dataclass(frozen=True, eq=False)(cls)
+        as_dataclass(cls, eq=False)
 
 
 class State(_Dataclass, ABC):
     """Immutable partial result of `parent`: `a.merge(b).compute()` is the result over the data of both.
 
-    `sum(states)` merges as well. Subclasses become frozen dataclasses.
+    `sum(states)` merges as well. Subclasses become frozen dataclasses. A decorator that makes them dataclasses changes
+    nothing, and that of flax makes them nodes of JAX's trees.
     """
 
-    parent: Any = field(default=None, repr=False, kw_only=True)
+    parent: Any = field(default=None, repr=False, kw_only=True, metadata=STATIC)
 
     @classmethod
     def empty(cls, parent: Any = None) -> Self:
@@ -251,7 +257,7 @@ class _State(_Kind):
 
 
 def _field(kind: _Kind | None, **options: Any) -> Any:
-    metadata = {**options.pop("metadata", {}), "lossreg": kind}
+    metadata = {**({} if kind else STATIC), **options.pop("metadata", {}), "lossreg": kind}
     return field(metadata=metadata, **options)
 
 
@@ -483,9 +489,25 @@ class CollectFirstState(AutoState):
     Its fields need no kind.
     """
 
-    keep_first: int = field(kw_only=True, metadata={"lossreg": None})
+    keep_first: int = field(kw_only=True, metadata={**STATIC, "lossreg": None})
 
     default_kind: ClassVar[_Kind | None] = _Truncate(0, "keep_first")
+
+
+class CollectingState(AutoState):
+    """Keeps all items of each field, one after the other.
+
+        >>> class Scores(CollectingState):
+        ...     scores: Any
+        ...     labels: Any
+        >>> state = Scores(scores=np.array([0.1, 0.9]), labels=np.array([0, 1]))
+        >>> (state + Scores(scores=np.array([0.4]), labels=np.array([1]))).compute().scores
+        array([0.1, 0.9, 0.4])
+
+    Its fields need no kind. A `compute` of a subclass finds them concatenated, as arrays of NumPy.
+    """
+
+    default_kind: ClassVar[_Kind | None] = _Concat(0)
 
 
 class EmptyState(State):

@@ -260,11 +260,13 @@ class Installed:
 
     def __init__(self) -> None:
         import jax
+        import kauldron.kontext
         import kauldron.losses
         import kauldron.metrics
         import kauldron_samples
 
         self.jax, self.losses, self.metrics, self.samples = jax, kauldron.losses, kauldron.metrics, kauldron_samples
+        self.kontext = kauldron.kontext
 
     def precision(self, case: Case) -> Any:
         """JAX knows float64 where it is asked for alone."""

@@ -11,8 +11,11 @@ from typing import Any
 
 import flax.struct
 import jax.numpy as jnp
+import numpy as np
 from kauldron import kontext, losses, metrics
 from kauldron.ktyping import Float, typechecked
+
+import lossreg.kauldron
 
 
 @dataclasses.dataclass(eq=True, frozen=True, kw_only=True)
@@ -72,3 +75,15 @@ class Broken(metrics.Metric):
 
     def get_state(self, x: Any) -> Any:
         return {}["a bug"]
+
+
+@dataclasses.dataclass(eq=True, frozen=True, kw_only=True)
+class OnLossreg(lossreg.kauldron.Loss):
+    """No sample: the L2 loss with another base, and all else from Kauldron."""
+
+    preds: kontext.Key = kontext.REQUIRED
+    targets: kontext.Key = kontext.REQUIRED
+
+    @typechecked
+    def get_values(self, preds: Float["*b"], targets: Float["*b"]) -> Float["*b"]:
+        return np.square(preds - targets)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
+import importlib
 import inspect
 import itertools
 import math
@@ -89,6 +91,43 @@ def tensor(*shape: int) -> Callable[..., Inputs]:
     return lambda rng, n: {"tensor": rng.normal(size=(n, *shape))}
 
 
+def images(*shape: int) -> Callable[..., Inputs]:
+    return lambda rng, n: {"pred": rng.random((n, *shape)), "target": rng.random((n, *shape))}
+
+
+def psnr(pred: Any, target: Any) -> Any:
+    return [10 * math.log10(4.0**2 / np.mean((a - b) ** 2)) for a, b in zip(pred, target)]
+
+
+def ssim(pred: Any, target: Any, size: int, sigma: float) -> Any:
+    """Window by window, with a window of two axes at once."""
+    line = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / sigma) ** 2)
+    window = np.outer(line, line) / line.sum() ** 2
+    cut = lambda x: np.lib.stride_tricks.sliding_window_view((x + 1) / 4, (size, size), axis=(-3, -2))  # noqa: E731
+    x, y = cut(pred), cut(target)
+    weighted = lambda z: (z * window).sum(axis=(-2, -1))  # noqa: E731
+    mx, my = weighted(x), weighted(y)
+    centred_x, centred_y = x - mx[..., None, None], y - my[..., None, None]
+    sxx, syy, sxy = weighted(centred_x**2), weighted(centred_y**2), weighted(centred_x * centred_y)
+    c1, c2 = 0.02**2, 0.05**2
+    found = (2 * mx * my + c1) * (2 * sxy + c2) / ((mx**2 + my**2 + c1) * (sxx + syy + c2))
+    return found.mean(axis=(1, 2, 3))
+
+
+def rand_index(predictions: Any, labels: Any, ignored: Any) -> Any:
+    """By its definition over pairs of pixels, adjusted for chance."""
+    ignored = () if ignored is None else (ignored,) if isinstance(ignored, int) else ignored
+    found = []
+    for guess, truth in zip(predictions.reshape(len(labels), -1), labels.reshape(len(labels), -1)):
+        kept = ~np.isin(truth, ignored)
+        pairs = ~np.eye(kept.sum(), dtype=bool)
+        same_guess, same_truth = (((x[kept][:, None] == x[kept]) & pairs) for x in (guess, truth))
+        both, a, b, n = (same_guess & same_truth).sum(), same_guess.sum(), same_truth.sum(), pairs.sum()
+        expected = a * b / n if n else 0.0
+        found.append((both - expected) / ((a + b) / 2 - expected) if (a + b) / 2 != expected else 1.0)
+    return found
+
+
 CASES = [
     Case(
         metrics.Accuracy(),
@@ -166,6 +205,39 @@ CASES = [
         lambda tensor: tensor.mean(),
         "SingleDimension-all",
         masked=False,
+    ),
+    Case(
+        metrics.Psnr(in_vrange=(-2.0, 2.0)),
+        images(4, 3, 2),
+        lambda pred, target, mask: mean(psnr(pred, target), mask),
+        "Psnr",
+    ),
+    Case(
+        metrics.Psnr(in_vrange=(-2.0, 2.0), clip=11.5),
+        images(4, 3, 2),
+        lambda pred, target, mask: mean(np.minimum(psnr(pred, target), 11.5), mask),
+        "Psnr-clip",
+    ),
+    *(
+        Case(
+            metrics.Ssim(filter_size=size, filter_sigma=sigma, in_vrange=(-1.0, 3.0), k1=0.02, k2=0.05),
+            images(6, 5, 2),
+            lambda pred, target, mask, size=size, sigma=sigma: mean(ssim(pred, target, size, sigma), mask),
+            f"Ssim-{size}",
+        )
+        for size, sigma in [(1, 1.5), (3, 0.7), (4, 2.0), (5, 1.5)]
+    ),
+    *(
+        Case(
+            metrics.Ari(num_instances_true=3, num_instances_pred=4, ignored_ids=ignored),
+            lambda rng, n: {
+                "predictions": rng.integers(0, 4, (n, 2, 3, 4, 1)),
+                "labels": rng.integers(0, 3, (n, 2, 3, 4, 1)),
+            },
+            lambda predictions, labels, mask, ignored=ignored: mean(rand_index(predictions, labels, ignored), mask),
+            f"Ari-{ignored}",
+        )
+        for ignored in (None, 0, (0, 2))
     ),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -337,7 +409,8 @@ def test_states_are_made_and_merged_on_a_device_without_waiting_for_it(case: Cas
 
 def test_every_registered_metric_has_a_case_and_a_complete_docstring() -> None:
     tested = {case.id.partition("-")[0] for case in CASES}
-    others = {"Noop", "SkipIfMissing", "TreeMap", "TreeReduce", "Histogram", "ShowImages", "ShowTable"}
+    others = {"ShowBoxes", "ShowDifferenceImages", "ShowSegmentations"}
+    others |= {"Noop", "SkipIfMissing", "TreeMap", "TreeReduce", "Histogram", "ShowImages", "ShowTable"}
     assert {name.partition(".")[0] for name in BUILT_IN} == tested | others
     for name in BUILT_IN:
         cls = registry.metrics.get(name)
@@ -1096,3 +1169,77 @@ def test_modules_say_what_is_theirs() -> None:
     for module in (lossreg.metrics, lossreg.summaries):
         for name in module.__all__:
             assert hasattr(module, name)
+
+
+@pytest.mark.parametrize(
+    "call, error, sentence",
+    [
+        (lambda: metrics.Psnr(in_vrange=(1.0, 1.0)), ConfigError, r"in_vrange: should be \(low, high\) with low < high"),
+        (lambda: metrics.Psnr()(pred=np.zeros((2, 4, 4, 3), np.uint8), target=np.zeros((2, 4, 4, 3))), ValueError, "expected pred of floats: divide pixels of uint8 by 255"),
+        (lambda: metrics.Psnr()(pred=np.zeros((4, 4)), target=np.zeros((4, 4))), ValueError, r"expected pred of shape \(..., h, w, c\), got"),
+        (lambda: metrics.Psnr()(pred=np.zeros((4, 4, 3)), target=np.zeros((4, 4, 1))), ValueError, r"expected target of shape \(4, 4, 3\) \(that of pred\)"),
+        (lambda: metrics.Ssim()(pred=np.zeros((12, 10, 3)), target=np.zeros((12, 10, 3))), ValueError, r"at least 11 x 11 pixels \(filter_size\), got 12 x 10"),
+        (lambda: metrics.Ari()(predictions=np.zeros((2, 4, 4, 1), int), labels=np.zeros((1, 4, 4, 1), int)), ValueError, r"expected labels of shape \(2, 4, 4, 1\) \(that of predictions\)"),
+        (lambda: metrics.Ari()(predictions=np.zeros((4, 4, 1), int), labels=np.zeros((4, 4, 1), int)), ValueError, r"of shape \(..., t, h, w, 1\), which of images \(n, h, w, 1\) is x\[:, None\]"),
+        (lambda: metrics.Ari()(predictions=np.zeros((1, 4, 4, 1)), labels=np.zeros((1, 4, 4, 1), int)), ValueError, "expected predictions of integers, the ids of objects, got"),
+        (lambda: metrics.Ari(num_instances_true=2)(predictions=np.zeros((3, 1, 1, 2, 1), int), labels=np.full((3, 1, 1, 2, 1), 2)), ValueError, r"expected label ids in \[0, 1\], got 2 in video 0"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_images_is_said(call: Any, error: Any, sentence: str) -> None:
+    with pytest.raises(error, match=sentence):
+        call()
+
+
+def test_indices_of_any_ids_without_numbers_of_instances(rng: Any) -> None:
+    """Ids may be any integers, and one number of objects serves for all."""
+    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    predictions, labels = rng.integers(-3, 3, (2, 5, 2, 4, 6, 1)) * 10**12
+    expected = [sklearn.adjusted_rand_score(*map(np.ravel, pair)) for pair in zip(labels, predictions)]
+    close(metrics.Ari()(predictions=predictions, labels=labels), np.mean(expected))
+    weights = np.array([1.0, 0.0, 0.5, 0.0, 2.0])
+    for mask in (weights, weights[:, None]):
+        close(metrics.Ari()(predictions=predictions, labels=labels, mask=mask), np.average(expected, weights=weights))
+    many = metrics.Ari(num_instances_true=50, num_instances_pred=60)
+    shifted = {"predictions": predictions // 10**12 + 3, "labels": labels // 10**12 + 3}
+    close(many(**shifted), np.mean(expected))
+
+
+def test_indices_of_segmentations_that_have_no_choice() -> None:
+    one, all_ids = np.zeros((1, 1, 2, 3, 1), int), np.arange(6).reshape(1, 1, 2, 3, 1)
+    assert metrics.Ari()(predictions=one, labels=one) == 1.0
+    assert metrics.Ari()(predictions=all_ids, labels=all_ids) == 1.0
+    assert metrics.Ari()(predictions=all_ids, labels=one) == 0.0
+    assert metrics.Ari(ignored_ids=0)(predictions=all_ids, labels=one) == 1.0  # no foreground
+    assert metrics.Ari(ignored_ids=0)(predictions=np.array([[0, 0, 1, 2]]).reshape(1, 1, 2, 2, 1), labels=np.array([[0, 0, 1, 2]]).reshape(1, 1, 2, 2, 1)) == 1.0  # fmt: skip
+
+
+def test_equal_images_have_the_largest_ratio(rng: Any) -> None:
+    image = rng.random((2, 12, 11, 3))
+    assert metrics.Psnr()(pred=image, target=image) == math.inf
+    assert metrics.Psnr(clip=60.0)(pred=image, target=image) == 60.0
+    close(metrics.Ssim()(pred=image, target=image), 1.0)
+    flat = np.full((1, 12, 12, 1), 0.1)  # its variance is nothing but rounding, of which c2 = 1e-24 is no cover
+    assert abs(metrics.Ssim(k2=1e-12)(pred=flat, target=3 * flat)) <= 1.0
+    assert metrics.Ssim(k2=1e-12)(pred=flat, target=flat) == 1.0
+    assert metrics.Psnr()(pred=image, target=np.array([image[0], image[1] + 0.1]), mask=[0, 1]) == pytest.approx(20.0)
+
+
+def test_a_state_that_collects() -> None:
+    class Scores(metrics.CollectingState):
+        scores: Any
+        labels: Any
+
+        def compute(self) -> Any:
+            collected = super().compute()
+            return [*zip(collected.scores.tolist(), collected.labels.tolist())]
+
+    a = Scores(scores=np.array([0.1, 0.2]), labels=np.array([0, 1]))
+    b = Scores(scores=np.float64(0.3), labels=np.array(1))  # a single one
+    assert (a + b).compute() == [(0.1, 0), (0.2, 1), (0.3, 1)]
+    assert (Scores.empty() + b + Scores.empty() + a).compute() == [(0.3, 1), (0.1, 0), (0.2, 1)]
+    assert metrics.CollectingState.empty().compute() == metrics.CollectingState().compute()
+
+
+def test_examples_of_metrics_run() -> None:
+    for name in ("metrics.images", "metrics.clustering", "state"):
+        assert doctest.testmod(importlib.import_module(f"lossreg.{name}")).failed == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import io
 import itertools
 import math
@@ -42,8 +44,31 @@ SUMMARIES = {
         summaries.ShowTable(num_rows=7),
         lambda rng: {"columns": {"n": np.arange(10), "text": list("abcdefghij"), "x": rng.random((10, 2))}},
     ),
+    "boxes": (
+        summaries.ShowBoxes(num_images=7, num_colors=3),
+        lambda rng: {
+            "images": rng.random((10, 6, 5, 3)),
+            "boxes": rng.random((10, 4, 4)),
+            "boxes_mask": rng.random((10, 4, 1)) < 0.7,
+        },
+    ),
+    "differences": (
+        summaries.ShowDifferenceImages(num_images=7, vrange=(0.1, 0.8)),
+        lambda rng: {"images1": rng.random((10, 4, 5, 3)), "images2": rng.random((10, 4, 5, 3))},
+    ),
+    "segmentations": (
+        summaries.ShowSegmentations(num_images=7, entropy=True),
+        lambda rng: {"segmentations": rng.dirichlet(np.ones(3), (10, 4, 5))},
+    ),
 }
 every_summary = pytest.mark.parametrize("name", SUMMARIES)
+
+
+@pytest.fixture(autouse=True)
+def needs_matplotlib(request: pytest.FixtureRequest) -> None:
+    """A colour map is one of matplotlib's."""
+    if getattr(request.node, "callspec", None) and request.node.callspec.params.get("name") == "differences":
+        request.getfixturevalue("matplotlib")
 
 
 def result(state: Any) -> Any:
@@ -82,18 +107,20 @@ def test_a_histogram_does_not_depend_on_the_order(rng: Any) -> None:
 def test_a_context_is_as_good_as_arguments(name: str, rng: Any) -> None:
     metric, draw = SUMMARIES[name]
     inputs = draw(rng)
-    (argument, value), *_ = inputs.items()
-    paths = {key: f"batch.{key}" for key in value} if isinstance(value, dict) else "batch"
-    bound = type(metric)(**{**metric.options(), argument: paths})
-    assert result(bound.get_state_from_context({"batch": value})) == result(metric.get_state(**inputs))
+    paths = {
+        key: {column: f"batch.{key}.{column}" for column in value} if isinstance(value, dict) else f"batch.{key}"
+        for key, value in inputs.items()
+    }
+    bound = type(metric)(**{**metric.options(), **paths})
+    assert result(bound.get_state_from_context({"batch": inputs})) == result(metric.get_state(**inputs))
     text = Config({"metric": bound.to_config()}).to_str()
     again = registry.resolve(Config().from_str(text))["metric"]
     assert again == bound
     assert hash(again) == hash(bound)
     with pytest.raises(KeyError, match="Cannot find 'batch"):
         bound(context={})
-    with pytest.raises(ConfigError, match=f"{argument}: this option is needed"):
-        metric(context={"batch": value})
+    with pytest.raises(ConfigError, match=f"{next(iter(inputs))}: this option is needed"):
+        metric(context={"batch": inputs})
 
 
 @every_summary
@@ -340,3 +367,158 @@ def test_without_a_package(module: str, package: str, call: Any, monkeypatch: An
     with pytest.raises(ImportError) as caught:
         call()
     assert str(caught.value) == f"{package} is not installed: python -m pip install 'lossreg[summaries]'"
+
+
+# Boxes
+
+
+def drawn(image: Any, boxes: Any, mask: Any, colours: Any) -> Any:
+    """An image with boxes, pixel by pixel."""
+    height, width, channels = image.shape
+    image = np.clip(image, 0, 1).astype(np.float32)
+    for i, ((y0, x0, y1, x1), shown) in enumerate(zip(np.float32(boxes), mask)):
+        top, bottom = (int(y * np.float32(height - 1)) for y in (y0, y1))
+        left, right = (int(x * np.float32(width - 1)) for x in (x0, x1))
+        for row, column in itertools.product(range(height), range(width)):
+            inside = top <= row <= bottom and left <= column <= right
+            if shown and inside and (row in (top, bottom) or column in (left, right)):
+                image[row, column] = colours[i % len(colours)] if channels == 3 else 1.0
+    return image
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_boxes_are_drawn_pixel_by_pixel(channels: int, rng: Any) -> None:
+    n, k = 4, 7
+    images = rng.normal(0.5, 0.5, (n, 9, 12, channels))
+    boxes = rng.uniform(-0.3, 1.3, (n, k, 4))
+    boxes[:, :4] = np.concatenate([boxes[:, :4, :2].clip(0, 0.5), boxes[:, :4, 2:].clip(0.5, 1)], axis=2)
+    mask = rng.random((n, k)) < 0.7
+    red_green_blue = np.eye(3)
+    shown = summaries.ShowBoxes(num_colors=3)(images=images, boxes=boxes, boxes_mask=mask).array
+    expected = [drawn(*each, red_green_blue) for each in zip(images, boxes, mask)]
+    np.testing.assert_array_equal(shown, expected)
+    assert not np.array_equal(shown, summaries.ShowBoxes(num_colors=3)(images=images, boxes=boxes).array)
+
+
+def test_boxes_of_any_leading_axes_and_of_ranges(rng: Any) -> None:
+    images, boxes = rng.random((2, 3, 6, 5, 3)), rng.random((2, 3, 2, 4))
+    boxes[..., 2:] += boxes[..., :2]
+    flat = summaries.ShowBoxes(num_images=4)(images=images.reshape(6, 6, 5, 3), boxes=boxes.reshape(6, 2, 4))
+    nested = summaries.ShowBoxes(num_images=4, in_vrange=(-1.0, 1.0))(images=2 * images - 1, boxes=boxes)
+    assert len(nested) == 4
+    np.testing.assert_allclose(nested.array, flat.array, atol=1e-6)
+    assert len(summaries.ShowBoxes().empty().compute()) == 0
+
+
+def test_boxes_that_cannot_be_drawn_are_left_out() -> None:
+    boxes = [[0.8, 0.0, 0.2, 1.0], [0.0, 0.9, 1.0, 0.1], [1.6, 0.0, 2.0, 1.0], [0.0, math.nan, 1.0, 1.0], [0, 0, 0, 0]]
+    images, mask = np.zeros((1, 6, 6, 1)), [[True, True, True, True, False]]
+    shown = summaries.ShowBoxes()(images=images, boxes=[boxes], boxes_mask=np.array(mask))
+    assert not shown.array.any()
+
+
+def test_colours_of_boxes_are_hues(matplotlib: Any) -> None:
+    from matplotlib.colors import hsv_to_rgb
+
+    boxes = np.array([[[0.0, 0.0, 1.0, 1.0]] * 4])
+    for i in range(4):
+        mask = np.arange(4)[None] == i
+        shown = summaries.ShowBoxes(num_colors=5)(images=np.zeros((1, 2, 2, 3)), boxes=boxes, boxes_mask=mask)
+        np.testing.assert_allclose(shown.array[0, 0, 0], hsv_to_rgb([i / 5, 1, 1]), atol=1e-6)
+
+
+# Differences
+
+
+@pytest.mark.parametrize("cmap", ["gray", "viridis"])
+@pytest.mark.parametrize("vrange", [None, (0.0, 1.0), (-0.5, 1.5)])
+def test_differences_in_colours(vrange: Any, cmap: str, matplotlib: Any, rng: Any) -> None:
+    a, b = rng.normal(0.5, 1.0, (2, 6, 4, 5, 3))
+    show = summaries.ShowDifferenceImages(num_images=4, vrange=vrange, cmap=cmap)
+    shown = (show.get_state(images1=a[:1], images2=b[:1]) + show.get_state(images1=a[1:], images2=b[1:])).compute()
+    low, high = vrange or (0.0, 1.0)
+    x, y = ((z if vrange is None else z.clip(low, high)) / (high - low) for z in (a[:4], b[:4]))
+    difference = abs(x - y).mean(axis=-1)
+    least, most = (difference.min(), difference.max()) if vrange is None else (-1.0, 1.0)
+    expected = matplotlib.colormaps[cmap]((difference - least) / (most - least))[..., :3]
+    np.testing.assert_allclose(shown.array, expected, atol=1 / 128)
+    assert len(show.empty().compute()) == 0
+
+
+# Segmentations
+
+
+def test_hues_of_segments() -> None:
+    """The numbers of Kauldron's plot_segmentation, which needs scikit-image."""
+    shown = summaries.ShowSegmentations()(segmentations=np.arange(3).reshape(1, 1, 3, 1)).array[0, 0]
+    expected = [[0.471997618, 0.633469104, 1.0], [1.0, 0.256478222, 0.161662101], [0.0, 0.931028127, 0.219227731]]
+    np.testing.assert_allclose(shown, expected, atol=1e-7)
+    soft = np.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]).reshape(1, 1, 2, 3)
+    shown = summaries.ShowSegmentations(entropy=True)(segmentations=soft).array[0, 0]
+    expected = [[0.03365297921, 0.03580274331, 0.035855252902], [0.38669472088, 0.178592792476, 0.126145427887]]
+    np.testing.assert_allclose(shown, expected, atol=1e-7)
+
+
+def test_edges_of_segments() -> None:
+    pytest.importorskip("scipy", reason="SciPy is not installed: pip install 'lossreg[summaries]'")
+    ids = np.array([[0, 0, 1], [0, 0, 1]]).reshape(1, 2, 3, 1)
+    show = summaries.ShowSegmentations(edges=True, edge_lightness=0.5, palette=[(1.0, 0.0, 0.0), (0.0, 0.0, 1.0)])
+    shown = show(segmentations=ids).array
+    np.testing.assert_allclose(shown[0, :, :, 0], [[0.82045745, 0.5, 0.0]] * 2, atol=1e-6)
+    np.testing.assert_allclose(shown[0, :, :, 2], [[0.0, 0.0, 0.5]] * 2, atol=1e-6)
+
+
+def test_segments_of_a_palette(rng: Any) -> None:
+    palette = rng.random((5, 3))
+    ids = rng.integers(0, 4, (2, 3, 6, 7, 1))
+    show = summaries.ShowSegmentations(palette=palette.tolist())
+    np.testing.assert_allclose(show(segmentations=ids).array, palette[ids[..., 0]].reshape(6, 6, 7, 3)[:5], atol=1e-6)
+    soft = rng.dirichlet(np.ones(5), (4, 6, 7))
+    hard = summaries.ShowSegmentations(palette=palette.tolist(), hard=True)
+    np.testing.assert_allclose(hard(segmentations=soft).array, palette[soft.argmax(-1)], atol=1e-6)
+    assert np.abs(show(segmentations=soft).array - palette[soft.argmax(-1)]).max() > 0.1
+
+
+@pytest.mark.parametrize("options", [{}, {"hard": True}, {"entropy": True}, {"edges": True, "edge_lightness": 0.7}])
+@pytest.mark.parametrize("kind", ["ids", "soft"])
+@pytest.mark.filterwarnings("ignore:::(jax|flax|kauldron|optax|etils|skimage|lazy_loader).*")
+def test_segmentations_are_kauldrons(kind: str, options: Any, rng: Any) -> None:
+    pytest.importorskip("skimage", reason="scikit-image, with which Kauldron plots, is not installed")
+    plots = pytest.importorskip("kauldron.utils.plot_segmentation", reason="Kauldron is not installed")
+    x = rng.integers(0, 4, (3, 6, 7, 1)) if kind == "ids" else rng.dirichlet(np.ones(4), (3, 6, 7))
+    for palette in (None, rng.random((4, 3))):
+        expected = np.clip(plots.plot_segmentation(x, palette=palette, **options), 0, 1)
+        show = summaries.ShowSegmentations(palette=None if palette is None else palette.tolist(), **options)
+        np.testing.assert_allclose(show(segmentations=x).array, expected, atol=1e-6)
+
+
+IMAGE, BOXES = np.zeros((2, 4, 5, 3)), np.zeros((2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    "call, error, sentence",
+    [
+        (lambda: summaries.ShowBoxes()(images=IMAGE, boxes=BOXES[:1]), ValueError, r"expected boxes of shape \(2, k, 4\), k for each image, got"),
+        (lambda: summaries.ShowBoxes()(images=IMAGE, boxes=BOXES[..., :3]), ValueError, r"expected boxes of shape \(2, k, 4\)"),
+        (lambda: summaries.ShowBoxes()(images=IMAGE, boxes=BOXES, boxes_mask=np.ones(2)), ValueError, r"expected boxes_mask of shape \(2, 3, 1\), got"),
+        (lambda: summaries.ShowBoxes()(images=IMAGE.astype(int), boxes=BOXES), ValueError, "expected images of floats, bools or uint8, got"),
+        (lambda: summaries.ShowBoxes(in_vrange=(1.0, 0.0)), ConfigError, r"in_vrange: should be \(low, high\) with low < high, got \(1.0, 0.0\)"),
+        (lambda: summaries.ShowDifferenceImages(vrange=(1.0, 1.0)), ConfigError, r"vrange: should be \(low, high\)"),
+        (lambda: summaries.ShowDifferenceImages()(images1=IMAGE, images2=IMAGE[:, :3]), ValueError, r"expected images2 of shape \(2, 4, 5, 3\) \(that of images1\)"),
+        (lambda: summaries.ShowSegmentations()(segmentations=IMAGE[..., :1]), ValueError, r"of shape \(..., h, w, 1\) of integers, or \(..., h, w, k\) of floats"),
+        (lambda: summaries.ShowSegmentations()(segmentations=np.full((1, 2, 2, 1), -1)), ValueError, "of ids of at least 0, got -1"),
+        (lambda: summaries.ShowSegmentations(palette=[(1.0, 0.0, 0.0)])(segmentations=np.ones((1, 2, 2, 1), int)), ValueError, "a palette with a colour for each of 2 segments, got 1 colours"),
+        (lambda: summaries.ShowSegmentations(palette=[]), ConfigError, "palette: should have a colour for each segment, got none"),
+        (lambda: summaries.ShowSegmentations(palette=[(2.0, 0.0, 0.0)]), ConfigError, r"palette\.0\.0: should be less than or equal to 1"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_pictures_is_said(call: Any, error: Any, sentence: str) -> None:
+    with pytest.raises(error, match=sentence):
+        call()
+
+
+def test_examples_in_docstrings_run() -> None:
+    for name in ("boxes", "images", "oklab", "segmentations"):
+        if name == "images":
+            pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+        assert doctest.testmod(importlib.import_module(f"lossreg.summaries.{name}")).failed == 0

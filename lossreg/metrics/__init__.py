@@ -6,6 +6,7 @@ from ..state import (
     AutoState,
     AverageState,
     CollectFirstState,
+    CollectingState,
     EmptyState,
     State,
     TreeState,
@@ -17,15 +18,20 @@ from ..state import (
     sum_field,
     truncate_field,
 )
-from .base import Key, Metric
+from .base import REQUIRED, Key, Metric
 from .classification import Accuracy, BinaryAccuracy, Precision1
+from .clustering import Ari
+from .images import Psnr, Ssim
 from .ranking import RocAuc
 from .stats import Norm, SingleDimension, Std
 from .wrappers import Noop, SkipIfMissing, TreeMap, TreeReduce
 
+NoopMetric = Noop
+"""Kauldron's name of `Noop`."""
+
 __all__ = [
-    "Accuracy", "AutoState", "AverageState", "BinaryAccuracy", "CollectFirstState", "EmptyState", "Key", "Metric",
-    "Noop", "Norm", "Precision1", "RocAuc", "SingleDimension", "SkipIfMissing", "State", "Std", "TreeMap",
-    "TreeReduce", "TreeState", "concat_field", "max_field", "min_field", "state_field", "static_field", "sum_field",
-    "truncate_field",
+    "REQUIRED", "Accuracy", "Ari", "AutoState", "AverageState", "BinaryAccuracy", "CollectFirstState",
+    "CollectingState", "EmptyState", "Key", "Metric", "Noop", "NoopMetric", "Norm", "Precision1", "Psnr", "RocAuc",
+    "SingleDimension", "SkipIfMissing", "Ssim", "State", "Std", "TreeMap", "TreeReduce", "TreeState", "concat_field",
+    "max_field", "min_field", "state_field", "static_field", "sum_field", "truncate_field",
 ]  # fmt: skip

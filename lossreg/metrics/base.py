@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -15,10 +15,13 @@ from ..schema import ConfigError, Configurable, Problem
 from ..trees import get_path, leaves, tree_map
 from .globs import check_glob
 
-__all__ = ["Key", "Metric"]
+__all__ = ["REQUIRED", "Key", "Metric", "named_parameters"]
 
 Key = str | None
 """The path of an argument in a context, such as "preds.logits"."""
+
+REQUIRED = "__KEY_REQUIRED__"
+"""Default of a `Key` that must be given before a context is read. Kauldron has the same text under this name."""
 
 
 class Metric(Configurable, ABC):
@@ -26,8 +29,8 @@ class Metric(Configurable, ABC):
 
     A subclass writes `get_state`, and a nested class `State` that holds partial results, merges and computes. For each
     argument of `get_state` the metric has an option of the same name: the path of that argument in a context, which is
-    any nesting of dicts, lists and objects. The options may be declared, `logits: Key = None`, so that type checkers
-    know them; those that are not are added. Paths are needed to read a context and for nothing else.
+    any nesting of dicts, lists and objects. The options may be declared, `logits: Key = None` or `REQUIRED`, so that
+    type checkers know them; those that are not are added. Paths are needed to read a context and for nothing else.
     """
 
     State: ClassVar[type[states.State]]
@@ -35,7 +38,7 @@ class Metric(Configurable, ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         annotations = {name for base in cls.__mro__ for name in inspect.get_annotations(base)}
-        undeclared = [name for name in _arguments(cls) if name not in annotations]
+        undeclared = [name for name in cls.arguments() if name not in annotations]
         cls.__annotations__ = {**dict.fromkeys(undeclared, Key), **inspect.get_annotations(cls)}
         for name in undeclared:
             setattr(cls, name, None)
@@ -46,7 +49,7 @@ class Metric(Configurable, ABC):
 
     def check_options(self) -> Iterable[Problem]:
         """Paths that cannot be read."""
-        for name in _arguments(type(self)):
+        for name in self.arguments():
             try:
                 for path in leaves(getattr(self, name)):
                     if path is not None:
@@ -63,8 +66,17 @@ class Metric(Configurable, ABC):
         """The state of no data."""
         return _linked(self.State.empty(), self)
 
-    def __call__(self, *, context: Any = None, **inputs: Any) -> Any:
-        """The result of a batch, given by the arguments of `get_state` or as a context."""
+    @classmethod
+    def arguments(cls) -> Mapping[str, bool]:
+        """The arguments that are read from a context, and whether each must be given: those of `get_state`."""
+        return named_parameters(cls.get_state)
+
+    def __call__(self, *unnamed: Any, context: Any = None, **inputs: Any) -> Any:
+        """The result of a batch, given by the arguments of `get_state` or as a context. All have names."""
+        if unnamed:
+            names = ", ".join(f"{name}=..." for name, needed in self.arguments().items() if needed)
+            got = f"{len(unnamed)} without names"
+            raise TypeError(f"Cannot calculate {type(self).__name__}: expected context=... or {names}, got {got}.")
         if context is not None and inputs:
             got = f"both a context and {', '.join(inputs)}"
             raise TypeError(f"Cannot calculate {type(self).__name__}: expected a context or arguments, got {got}.")
@@ -81,12 +93,12 @@ class Metric(Configurable, ABC):
 
     def get_paths(self) -> dict[str, Any]:
         """The paths of the arguments that have one; ConfigError when one that `get_state` needs has none."""
-        arguments = _arguments(type(self))
+        arguments = self.arguments()
         paths = {name: getattr(self, name) for name in arguments}
         problems = [
             (name, "this option is needed: a path such as 'preds.logits'")
             for name, needed in arguments.items()
-            if needed and paths[name] is None
+            if paths[name] == REQUIRED or (needed and paths[name] is None)
         ]
         if problems:
             raise ConfigError(problems, title=f"Cannot read {type(self).__name__} from a context")
@@ -94,9 +106,9 @@ class Metric(Configurable, ABC):
 
 
 @functools.cache
-def _arguments(cls: type[Metric]) -> dict[str, bool]:
-    """The arguments of `get_state`, and whether each must be given."""
-    parameters = list(inspect.signature(cls.get_state).parameters.values())[1:]
+def named_parameters(method: Callable[..., Any]) -> Mapping[str, bool]:
+    """The parameters of a method that have a name, but for the first, and whether each must be given."""
+    parameters = list(inspect.signature(method).parameters.values())[1:]
     named = [x for x in parameters if x.kind not in (x.VAR_POSITIONAL, x.VAR_KEYWORD)]
     return {x.name: x.default is x.empty for x in named}
 

@@ -1,0 +1,126 @@
+"""Metrics of clusterings, such as segmentations into objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from annotated_types import Ge
+
+from ..checks import Interval, check_domain, check_shape, describe, fail
+from ..config import register
+from ..interop import foreign_arrays
+from ..ops import Array, Ops, get_ops
+from ..state import AverageState
+from .base import Key, Metric
+from .rows import as_array, like
+
+__all__ = ["Ari"]
+
+
+@register("Ari.v1", to="metrics")
+class Ari(Metric):
+    """Adjusted Rand index of segmentations: how far predicted objects are the labelled ones, whatever their numbers.
+
+        ari = (sum of n_ij (n_ij - 1) - e) / ((a + b) / 2 - e),   e = a b / (n (n - 1))
+        a = sum of n_i (n_i - 1),   b = sum of n_j (n_j - 1)
+
+    with n_ij the pixels of labelled object i that were predicted as object j, n_i and n_j their sums, and n all pixels.
+    1 for equal segmentations, near 0 for random ones. A video is one segmentation. Without a pixel, or where both
+    segmentations have one object alone, it is 1.
+
+    Shapes: predictions, labels (..., t, h, w, 1) of integers, the ids of objects; a mask (...) or (..., 1), one number
+        per video. Images are videos with t = 1.
+    Errors: ValueError for other shapes and dtypes, and for ids that are not below the number of instances.
+    Source: Hubert and Arabie (1985), doi:10.1007/BF01908075; Kauldron's `Ari` (https://kauldron.readthedocs.io). Same
+        numbers as `sklearn.metrics.adjusted_rand_score`.
+
+        >>> import numpy as np
+        >>> labels = np.array([[0, 0, 1, 1], [0, 0, 2, 2]]).reshape(1, 1, 2, 4, 1)
+        >>> Ari()(predictions=labels[::-1] + 5, labels=labels), Ari()(predictions=0 * labels, labels=labels)
+        (1.0, 0.0)
+
+    predictions, labels, mask: paths. What the mask leaves out may hold anything.
+    num_instances_true, num_instances_pred: how many objects labels and predictions have: ids are then checked to be
+        below. Give them for arrays on a GPU, where the host has to wait for the ids otherwise.
+    ignored_ids: labels whose pixels are left out, one or several. With 0, the id of a background, it is the foreground
+        ARI.
+    """
+
+    predictions: Key = None
+    labels: Key = None
+    mask: Key = None
+    num_instances_true: Annotated[int, Ge(1)] | None = None
+    num_instances_pred: Annotated[int, Ge(1)] | None = None
+    ignored_ids: int | Sequence[int] | None = None
+
+    class State(AverageState):
+        """Indices of videos, and videos."""
+
+    @foreign_arrays
+    def get_state(self, predictions: Any, labels: Any, mask: Any = None) -> State:
+        """Indices of a batch."""
+        guesses, truths = self._read("predictions", predictions), self._read("labels", labels)
+        name, ops = type(self).__name__, get_ops(guesses)
+        if not ops.owns(truths):
+            raise fail(name, "labels", f"of {ops.library} as predictions are", describe(truths))
+        check_shape(name, "labels", truths, tuple(guesses.shape), "predictions")
+        videos = tuple(guesses.shape[:-4])
+        if mask is not None:
+            mask = like(as_array(name, "mask", mask), (*videos, 1))
+        pixels = int(np.prod(guesses.shape[-4:]))
+        guesses, truths = guesses.reshape(-1, pixels), truths.reshape(-1, pixels)
+        index = self._index(ops, guesses, truths, self._kept(ops, truths, mask))
+        return self.State.from_values(index.reshape(*videos, 1), mask=mask)
+
+    def _read(self, what: str, ids: Any) -> Array:
+        name = type(self).__name__
+        array = as_array(name, what, ids)
+        if array.dtype.kind not in "iub":
+            raise fail(name, what, "of integers, the ids of objects", describe(array))
+        if array.ndim < 4 or array.shape[-1] != 1:
+            expected = "of shape (..., t, h, w, 1), which of images (n, h, w, 1) is x[:, None]"
+            raise fail(name, what, expected, describe(array))
+        return array.astype(np.int64)
+
+    def _kept(self, ops: Ops, truths: Array, mask: Any) -> Array:
+        """Which pixels count, bool (videos, pixels)."""
+        kept = ops.xp.ones(truths.shape, dtype=bool)
+        if mask is not None and mask.size == len(truths):
+            kept = kept & (mask.reshape(-1, 1) != 0)
+        ignored = (self.ignored_ids,) if isinstance(self.ignored_ids, int) else self.ignored_ids or ()
+        for label in ignored:
+            kept = kept & (truths != label)
+        return kept
+
+    def _numbered(self, ops: Ops, what: str, ids: Array, kept: Array, count: int | None) -> tuple[Array, int]:
+        """(ids from 0, how many there may be)."""
+        if count is None:
+            unique, numbers = ops.xp.unique(ops.xp.where(kept, ids, 0), return_inverse=True)
+            return numbers.reshape(ids.shape), len(unique)
+        if not ops.on_device:
+            place = "video {}".format
+            check_domain(ops, type(self).__name__, f"{what} ids", ids, Interval(0, count - 1), kept, place)
+        return ops.xp.where(kept, ids, 0), count
+
+    def _index(self, ops: Ops, guesses: Array, truths: Array, kept: Array) -> Array:
+        """The index of each video."""
+        xp, n = ops.xp, len(truths)
+        truths, true_count = self._numbered(ops, "label", truths, kept, self.num_instances_true)
+        guesses, guess_count = self._numbered(ops, "prediction", guesses, kept, self.num_instances_pred)
+        cells = (xp.arange(n)[:, None] * true_count + truths) * guess_count + guesses
+        # On a device ids are not checked: those that are too large must not leave their video.
+        kept = kept & (truths >= 0) & (truths < true_count) & (guesses >= 0) & (guesses < guess_count)
+        table = xp.zeros(n * true_count * guess_count)
+        xp.add.at(table, xp.where(kept, cells, 0).reshape(-1), kept.reshape(-1).astype(np.float64))
+        table = table.reshape(n, true_count, guess_count)
+
+        by_truth, by_guess = table.sum(axis=2), table.sum(axis=1)
+        pixels = by_truth.sum(axis=1)
+        together = (table * (table - 1.0)).sum(axis=(1, 2))
+        in_truth, in_guess = (by_truth * (by_truth - 1.0)).sum(axis=1), (by_guess * (by_guess - 1.0)).sum(axis=1)
+        expected = in_truth * in_guess / xp.maximum(pixels * (pixels - 1.0), 1.0)
+        most = 0.5 * (in_truth + in_guess)
+        is_defined = most != expected
+        return xp.where(is_defined, (together - expected) / xp.where(is_defined, most - expected, 1.0), 1.0)

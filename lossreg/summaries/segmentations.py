@@ -1,0 +1,156 @@
+"""Segmentations as images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from annotated_types import Ge, Le
+
+from ..checks import describe, fail
+from ..config import register
+from ..interop import foreign_arrays
+from ..metrics import AutoState, Key, Metric, truncate_field
+from ..metrics.optional import optional
+from ..metrics.rows import as_array
+from ..schema import Problem
+from .images import Images, clipped, without_images
+from .oklab import from_oklab, palette, to_oklab
+
+__all__ = ["ShowSegmentations"]
+
+Fraction = Annotated[float, Ge(0), Le(1)]
+
+
+@register("ShowSegmentations.v1", to="metrics")
+class ShowSegmentations(Metric):
+    """The first segmentations of the data in one colour per segment, as `Images`.
+
+        shown = light * from_oklab(sum over segments k of p_k to_oklab(colour_k))
+        hard:   shown = light * colour of the segment with the greatest p_k
+
+    p_k is the share of segment k in a pixel: 1 for its id, or what a soft segmentation says. light is 1, and less as
+    `entropy` and `edges` say. Colours are mixed in Oklab, where their mean looks like one.
+
+    Shapes: segmentations (..., h, w, 1) of integers, the ids of segments, or (..., h, w, k) of floats, the shares of k
+        segments; shown (n, h, w, 3).
+    Errors: ValueError for other shapes and dtypes, negative ids, and fewer colours than segments; ImportError for
+        `edges` without SciPy.
+    Source: Kauldron's `ShowSegmentations` (https://kauldron.readthedocs.io); Ottosson (2020),
+        https://bottosson.github.io/posts/oklab/.
+
+        >>> import numpy as np
+        >>> show = ShowSegmentations(palette=[(1.0, 0.0, 0.0), (0.0, 0.0, 1.0)])
+        >>> shown = show(segmentations=np.array([[0, 1], [1, 1]]).reshape(1, 2, 2, 1))
+        >>> print(shown.array[0, 0].round(3) + 0.0)
+        [[1. 0. 0.]
+         [0. 0. 1.]]
+
+    segmentations: path.
+    num_images: how many are kept.
+    hard: whether a soft segmentation is shown as the segment with the greatest share.
+    palette: a colour (r, g, b) in [0, 1] for each segment; evenly spaced hues without. Set it where a segment should
+        have the same colour at each step: hues depend on the number of segments.
+    entropy: whether pixels are the darker the less sure a soft segmentation is.
+    edges: whether edges between segments are marked.
+    edge_lightness: how light these are.
+    """
+
+    segmentations: Key = None
+    num_images: Annotated[int, Ge(1)] = 5
+    hard: bool = False
+    palette: Sequence[tuple[Fraction, Fraction, Fraction]] | None = None
+    entropy: bool = False
+    edges: bool = False
+    edge_lightness: Fraction = 1.0
+
+    class State(AutoState):
+        """The first segmentations."""
+
+        segmentations: Any = truncate_field(num_field="parent.num_images")
+
+        def compute(self) -> Images:
+            """What is shown."""
+            segmentations = super().compute().segmentations
+            if segmentations is None:
+                return without_images()
+            return Images(clipped(self.parent.coloured(segmentations)).astype(np.float32))
+
+    def check_options(self) -> Iterable[Problem]:
+        """A palette without colours."""
+        yield from super().check_options()
+        if self.palette is not None and not self.palette:
+            yield "palette", "should have a colour for each segment, got none"
+
+    @foreign_arrays
+    def get_state(self, segmentations: Any) -> State:
+        """The first segmentations of a batch."""
+        name = type(self).__name__
+        x = as_array(name, "segmentations", segmentations)
+        is_hard = x.dtype.kind in "iub"
+        if x.ndim < 3 or not x.shape[-1] or (is_hard and x.shape[-1] != 1) or (not is_hard and x.shape[-1] == 1):
+            expected = "of shape (..., h, w, 1) of integers, or (..., h, w, k) of floats with k > 1"
+            raise fail(name, "segmentations", expected, describe(x))
+        first = x.reshape(-1, *x.shape[-3:])[: self.num_images]
+        return self.State(first.astype(np.int64) if is_hard else first.astype(np.float64))
+
+    def coloured(self, segmentations: np.ndarray) -> np.ndarray:
+        """Images (n, h, w, 3) of segmentations."""
+        shares = self._shares(segmentations)
+        best = shares.argmax(axis=-1)
+        colours = self._colours(shares.shape[-1])
+        if self.hard:
+            images = colours[best]
+        else:
+            images = from_oklab(shares @ to_oklab(colours))
+        light = np.ones((*best.shape, 1))
+        if self.entropy:
+            light = light * (1.0 - _entropy(shares))
+        if self.edges:
+            edges = _edges(best)
+            light = light * (1.0 - edges) + edges * self.edge_lightness
+        shown: np.ndarray = images * light
+        return shown
+
+    def _shares(self, segmentations: np.ndarray) -> np.ndarray:
+        """The share of each segment in each pixel."""
+        if segmentations.dtype.kind == "f":
+            return segmentations
+        ids = segmentations[..., 0]
+        if ids.size and ids.min() < 0:
+            raise fail(type(self).__name__, "segmentations", "of ids of at least 0", str(ids.min()))
+        most = int(ids.max(initial=0))
+        if self.palette is not None and most >= len(self.palette):
+            self._colours(most + 1)
+        count = most + 1 if self.palette is None else len(self.palette)
+        shares: np.ndarray = np.eye(count)[ids]
+        return shares
+
+    def _colours(self, count: int) -> np.ndarray:
+        """One colour for each segment."""
+        if self.palette is None:
+            return palette(count)
+        if len(self.palette) < count:
+            expected = f"with a colour for each of {count} segments"
+            raise fail(type(self).__name__, "a palette", expected, f"{len(self.palette)} colours")
+        return np.array(self.palette[:count], np.float64)
+
+
+def _entropy(shares: np.ndarray) -> np.ndarray:
+    """The entropy of each pixel (..., 1), 1 where all segments have the same share."""
+    if shares.shape[-1] == 1:
+        return np.ones_like(shares)
+    entropy = -np.sum(shares * np.log2(np.maximum(shares, 1e-6)), axis=-1, keepdims=True)
+    relative: np.ndarray = np.clip(entropy / np.log2(shares.shape[-1]), 0.0, 1.0)
+    return relative
+
+
+def _edges(ids: np.ndarray) -> np.ndarray:
+    """How much each pixel (..., h, w, 1) belongs to an edge between segments: 1 beside it, and less around."""
+    ndimage = optional("scipy.ndimage", "SciPy", "summaries")
+    changes = [np.gradient(ids, axis=axis) if ids.shape[axis] > 1 else np.zeros(ids.shape) for axis in (-2, -1)]
+    edges = (np.abs(changes[0]) + np.abs(changes[1]) != 0).astype(np.float32)
+    blurred = ndimage.gaussian_filter(edges, sigma=(*(0 for _ in ids.shape[:-2]), 1.0, 1.0))
+    around: np.ndarray = np.maximum(edges, blurred)[..., None]
+    return around
