@@ -185,7 +185,9 @@ def test_page_kauldron_usage(ctx: Any) -> None:
     class cfg:
         metrics: Any = None
 
-    with pytest.raises(TypeError, match="preds"):  # the page's names of these keys, which Kauldron's own refuses, too
+    with pytest.raises(
+        (TypeError, ConfigError), match="preds"
+    ):  # the page's names of these keys, which Kauldron's own refuses, too
         kd.metrics.RocAuc(preds="preds.logits", targets="batch.label")
     cfg.metrics = {
         "reconstruction": kd.losses.L2(preds="preds.image", targets="batch.image"),

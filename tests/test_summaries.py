@@ -295,7 +295,8 @@ def test_plots(matplotlib: Any) -> None:
 # Tables
 
 
-def test_a_table_of_texts_numbers_and_arrays() -> None:
+def test_a_table_of_texts_numbers_and_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # tables are as wide as the terminal
     metric = summaries.ShowTable(num_rows=3)
     columns = {
         "text": ["one\n two", "<b>", "x" * 100, "never seen"],
