@@ -62,7 +62,8 @@ class Batch:
             outputs, lengths = _joined(name, guesses, outputs)
             ragged = tuple([x if is_ragged(x) else None for x in (guesses if is_tuple else (guesses,))])
 
-        if lengths == () and isinstance(layout, int):  # no sequence says how many axes there are
+        if lengths == () and isinstance(layout, int) and not any(map(is_ragged, ragged)):
+            # An empty list does not say how many axes its sequences have.
             outputs = tuple([x.reshape(0, *(1,) * abs(layout)) for x in outputs])
         arrays = tuple([real_array(name, "guesses", x) for x in outputs])
         first = arrays[0]
