@@ -56,6 +56,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield cupy
 
 
+@pytest.mark.slow
 def test_a_report(cupy: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: Any) -> None:
     pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
     saved = tmp_path / "report.md"

@@ -563,6 +563,7 @@ def test_bad_text_is_a_config_error_and_leaves_the_config_alone(text: str) -> No
         assert "kept" not in config
 
 
+@pytest.mark.slow
 def test_fuzz_of_config_texts() -> None:
     pytest.importorskip("hypothesis", reason="hypothesis is not installed: pip install hypothesis")
     script = Path(__file__).with_name("fuzz_config.py")
@@ -571,6 +572,7 @@ def test_fuzz_of_config_texts() -> None:
     assert "ConfigError" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [

@@ -36,6 +36,7 @@ def library(name: str) -> str:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sanitizers", "chosen"),
     [

@@ -246,8 +246,16 @@ def of_metrics(rng: Any) -> dict[str, dict[str, Any]]:
     """What each metric that reads arrays takes."""
     logits, labels, mask = rng.normal(size=(8, 3)), np.arange(8) % 3, np.arange(8) % 4 > 0
     probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    images, boxes = rng.random(size=(2, 16, 12, 3)), np.sort(rng.random(size=(2, 2, 4)), axis=-1)
+    segments = rng.integers(0, 3, (2, 6, 5))
     return {
         "Accuracy.v1": dict(labels=labels, logits=logits, mask=mask),
+        "Ari.v1": dict(predictions=segments[:, None, ..., None], labels=segments[::-1, None, ..., None].copy()),
+        "Psnr.v1": dict(pred=images, target=images[::-1].copy()),
+        "ShowBoxes.v1": dict(images=images, boxes=boxes),
+        "ShowDifferenceImages.v1": dict(images1=images[..., :1], images2=images[::-1, :, :, :1].copy()),
+        "ShowSegmentations.v1": dict(segmentations=segments[..., None]),
+        "Ssim.v1": dict(pred=images, target=images[::-1].copy()),
         "Accuracy.v1 of labels": dict(labels=labels, pred_labels=labels[::-1], mask=mask),
         "BinaryAccuracy.v1": dict(logits=logits[:, 0], labels=labels % 2, mask=mask),
         "Histogram.v1": dict(tensor=logits),
