@@ -325,16 +325,18 @@ def test_extreme_options_of_calculators_give_no_nan(ops: Any) -> None:
 
 
 @each_backend
-@pytest.mark.parametrize("options", [{}, {"softcap": 5.0}, {"softcap": 0.7, "z_loss": 0.0}], ids=str)
-def test_cross_entropy_is_not_negative(ops: Any, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("options", [{}, {"softcap": 5.0}, {"softcap": 100.0, "z_loss": 0.0}], ids=str)
+def test_cross_entropy_is_not_negative(ops: Any, options: dict[str, Any], bias: bool) -> None:
     """The label's logit is computed as all others are: one that is the largest is not above it by rounding."""
     rng = np.random.default_rng(0)
     loss = lossreg.LinearCrossEntropy(reduction="none", **options)
     with lossreg.use_ops(ops):
         for _ in range(300):
-            x, weight, bias = (rng.normal(size=s).astype(np.float32) for s in ((4, 3), (6, 3), (6,)))
-            truths = np.argmax(x @ weight.T + bias, axis=1)
-            assert (loss.get_loss((x * 30, weight, bias), truths) >= 0.0).all()
+            x, weight, added = (rng.normal(size=s).astype(np.float32) for s in ((4, 3), (6, 3), (6,)))
+            layer = (x * 30, weight, added) if bias else (x * 30, weight)
+            truths = np.argmax(x @ weight.T + (added if bias else 0.0), axis=1)
+            assert (loss.get_loss(layer, truths) >= 0.0).all()
 
 
 @each_backend
