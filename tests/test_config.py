@@ -502,9 +502,11 @@ def test_text_that_cannot_be_placed_is_an_error_and_not_dropped(text: str, place
     assert message in problems(Config().from_str, text, interpolate=False)[place]
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["", "mark"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_all_line_ends_and_a_byte_order_mark_are_read(end: str) -> None:
-    text = "\ufeff[a]\nx = [1,\n  2]\n# comment\ny = 2 \n[b]  ; comment\nz = 3".replace("\n", end)
+def test_all_line_ends_and_a_byte_order_mark_are_read(end: str, mark: str) -> None:
+    text = mark + "[a]\nx = [1,\n  2]\n# comment\ny = 2 \n[b]  ; comment\nz = 3"
+    text = text.replace("\n", end)
     expected = {"a": {"x": [1, 2], "y": 2}, "b": {"z": 3}}
     assert Config().from_str(text) == expected
     assert Config().from_bytes(text.encode()) == expected

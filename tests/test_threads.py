@@ -7,6 +7,7 @@ import contextvars
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -381,11 +382,30 @@ end.set()
 caller.join()
 print(max(codes, key=abs), right())
 """
-FORKS = [FORK, FORK_DURING_CALLS, FORK_DURING_COMPILATION]
+FORK_DURING_ALLOCATION = """
+ops, end, codes = lossreg.get_ops(x), threading.Event(), []
+def allocate(): return ops.empty((9_000_000,), np.dtype(np.float32))  # as a gradient whose memory is used again
+def allocate_on():
+    while not end.is_set(): allocate()
+sys.setswitchinterval(1e-6)  # so that a thread is often caught with a lock in its hands
+callers = [threading.Thread(target=allocate_on) for _ in range(3)]
+for caller in callers: caller.start()
+while len(codes) < 40 and not any(codes):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        allocate()
+        os._exit(0)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+end.set()
+for caller in callers: caller.join()
+print(max(codes, key=abs), right())
+"""
+FORKS = [FORK, FORK_DURING_CALLS, FORK_DURING_COMPILATION, FORK_DURING_ALLOCATION]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.parametrize("code", FORKS, ids=["after calls", "during calls", "during compilation"])
+@pytest.mark.parametrize("code", FORKS, ids=["after calls", "during calls", "during compilation", "during allocation"])
 def test_a_forked_child_has_threads_of_its_own(code: str) -> None:
     assert python(code, LOSSREG_CACHE_DIR="") == "0 True"
 
@@ -527,6 +547,71 @@ WORK = {
 def test_undisturbed_work(what: str) -> None:
     code, printed = WORK[what]
     assert python(SIGNALS + code) == printed
+
+
+IN_HANDLERS = """
+import time
+def handler(*args):
+    try: print("inside:", call_again())
+    except BaseException as error: print("inside:", error)
+signal.signal(signal.SIGUSR1, handler)
+signal.alarm(20)  # ends a process that hangs
+sent = []
+def send():
+    if not sent:
+        sent.append(1)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.01)
+"""
+FRESH_FORMULAS = """
+import llvmlite.binding as llvm
+def fresh(factor):
+    def formula(xp, x): return x * factor, x
+    ones = np.ones(1)
+    return lossreg.get_ops(x).run(formula, [ones], (), None, 1.0, rows=False, values=True, total=False, out=None)[0][0]
+def call_again(): return fresh(5.0)
+right()
+parse = llvm.parse_assembly
+"""
+WHILE_COMPILING = """
+def parse_with_signal(*args):
+    send()
+    return parse(*args)
+llvm.parse_assembly = parse_with_signal
+print("outside:", fresh(3.0))
+"""
+IN_A_FINALIZER = """
+class Ends:
+    def __del__(self): handler()
+def parse_with_an_end(*args):
+    if not sent:
+        sent.append(1)
+        Ends()
+    return parse(*args)
+llvm.parse_assembly = parse_with_an_end
+print("outside:", fresh(3.0))
+"""
+WHILE_IMPORTING = """
+call_again = right
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "llvmlite.binding.ffi": send()
+sys.meta_path.insert(0, Finder())
+print("outside:", right())
+"""
+WITHIN_FIRST_CALLS = {
+    "a handler, while its thread compiles": (FRESH_FORMULAS + WHILE_COMPILING, "inside: 5.0\noutside: 3.0"),
+    "a finalizer, while its thread compiles": (FRESH_FORMULAS + IN_A_FINALIZER, "inside: 5.0\noutside: 3.0"),
+    "a handler, while the compiler is imported": (WHILE_IMPORTING, "inside: True\noutside: True"),
+}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no signals for users")
+@pytest.mark.parametrize("what", WITHIN_FIRST_CALLS)
+def test_calls_that_compile_within_calls_that_compile(what: str) -> None:
+    """As a user writes them; what makes it work is tested above."""
+    code, printed = WITHIN_FIRST_CALLS[what]
+    assert python(IN_HANDLERS + code, LOSSREG_CACHE_DIR="") == printed
 
 
 # The environment
@@ -728,6 +813,13 @@ def test_code_that_somebody_planted_is_not_run(cache: Path) -> None:
     before = sorted(cache.iterdir())
     assert python(COUNTED, LOSSREG_CACHE_DIR=str(cache)) == "True True"
     assert sorted(cache.iterdir()) == before
+
+
+def test_code_for_another_machine_is_not_run(cache: Path) -> None:
+    """As in a home that machines of several kinds share."""
+    other = "import llvmlite.binding\nllvmlite.binding.get_default_triple = lambda: 'riscv64-unknown-linux-gnu'"
+    assert python(other + COUNTED, LOSSREG_CACHE_DIR=str(cache)) == "True True"
+    assert python(COUNTED, LOSSREG_CACHE_DIR=str(cache)) == "True False"
 
 
 @owners
