@@ -133,7 +133,7 @@ class ReducedLoss(Loss):
     inputs: ClassVar[tuple[str, ...]] = ("guesses",)
     """Names of the model outputs; more than one are passed and returned as a tuple."""
     optional_inputs: ClassVar[tuple[str, ...]] = ()
-    """Names of those that may follow."""
+    """Names of optional model outputs, after the required ones."""
     truth_inputs: ClassVar[tuple[str, ...]] = ("truths",)
     """Names of the truths; more than one are passed as a tuple, and without any there are no truths."""
     flat_masks: ClassVar[bool] = False
@@ -261,7 +261,7 @@ class ReducedLoss(Loss):
     # The pipeline
 
     def _misused(self, method: str, guesses: Any, truths: Any, more: tuple[Any, ...], wrong: dict[str, Any]) -> Any:
-        """TypeError for a call with arguments that there are not, with the call to write instead."""
+        """TypeError that names the arguments that this call does not take, and shows the call to write."""
         name = type(self).__name__
         outputs = f"({', '.join(self.inputs)})" if len(self.inputs) > 1 else "guesses"
         arguments = ", ".join((outputs, *self.truth_inputs))

@@ -1,4 +1,4 @@
-"""Classes of calculators with an `__init__` of their own: what they were made with takes the place of options."""
+"""Calculator classes with an `__init__` of their own: its arguments are treated as their options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["arguments_of", "copied_with", "has_own_init", "keep_arguments"]
+__all__ = ["arguments_of", "copied_with", "forget_computed", "has_own_init", "is_equal", "keep_arguments"]
 
 _ARGUMENTS = "_made_with"
 """The attribute of an object that holds the arguments it was made with."""
@@ -22,11 +22,11 @@ def has_own_init(cls: type) -> bool:
 def keep_arguments(cls: type) -> None:
     """Let objects of a class remember what its own `__init__` was called with.
 
-    Two such objects are equal if they are of one class and were made with equal arguments.
+    Two such objects are equal if they are of one class and have equal arguments and attributes.
     """
     cls.__init__ = _keeping(cls.__init__)  # type: ignore[misc]
     if "__eq__" not in vars(cls):
-        cls.__eq__ = _made_alike  # type: ignore[assignment]
+        cls.__eq__ = _is_equal_calculator  # type: ignore[assignment]
         cls.__hash__ = _hash_of_class  # type: ignore[assignment]
 
 
@@ -60,38 +60,66 @@ def _bound(signature: inspect.Signature, self: Any, args: tuple[Any, ...], kwarg
             arguments["*"] = value
         else:
             arguments[parameter.name] = value
-    return arguments
+    # A list of the caller's may change later.
+    return {name: copy.copy(x) if isinstance(x, (list, dict, set)) else x for name, x in arguments.items()}
 
 
-def arguments_of(made: Any) -> Mapping[str, Any]:
-    """What an object was made with, by name; "*" for positional ones without a name."""
-    arguments: Mapping[str, Any] = vars(made).get(_ARGUMENTS, {})
-    return arguments
+def arguments_of(calculator: Any) -> Mapping[str, Any]:
+    """What an object was made with, by name; "*" for positional arguments without a name.
+
+    Where an attribute has the name of an argument, its value of today counts.
+    """
+    arguments: Mapping[str, Any] = vars(calculator).get(_ARGUMENTS, {})
+    return {name: vars(calculator).get(name, value) for name, value in arguments.items()}
 
 
-def copied_with(made: Any, **changes: Any) -> Any:
-    """A copy of an object with other attributes. What was computed from the old ones is computed again."""
-    copied = copy.copy(made)
-    for name in list(vars(copied)):
-        if isinstance(inspect.getattr_static(type(copied), name, None), functools.cached_property):
-            del vars(copied)[name]
+def copied_with(calculator: Any, **changes: Any) -> Any:
+    """A copy of an object with other attributes."""
+    copied = copy.copy(calculator)
+    forget_computed(copied)
     vars(copied).update(changes)
     return copied
 
 
-def _made_alike(self: Any, other: Any) -> Any:
-    if type(self) is not type(other):
-        return NotImplemented
-    mine, theirs = arguments_of(self), arguments_of(other)
-    return mine.keys() == theirs.keys() and all(_is_equal(mine[name], theirs[name]) for name in mine)
+def forget_computed(calculator: Any) -> None:
+    """Drop what was computed from attributes that have changed."""
+    for name in list(vars(calculator)):
+        if _is_computed(type(calculator), name):
+            del vars(calculator)[name]
 
 
-def _is_equal(a: Any, b: Any) -> bool:
+def is_equal(a: Any, b: Any) -> bool:
+    """Whether two values are equal; arrays are if they have one shape and equal numbers."""
     if a is b:
         return True
-    same = a == b
-    # Arrays compare item by item.
-    return bool(same.all()) if hasattr(same, "all") else bool(same)
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(is_equal, a, b))
+    if hasattr(a, "shape") or hasattr(b, "shape"):
+        return getattr(a, "shape", None) == getattr(b, "shape", None) and bool((a == b).all())
+    return bool(a == b)
+
+
+def _is_computed(cls: type, name: str) -> bool:
+    return isinstance(inspect.getattr_static(cls, name, None), functools.cached_property)
+
+
+def _state(calculator: Any) -> dict[str, Any]:
+    """The attributes of an object, without those that are computed from others."""
+    cls = type(calculator)
+    return {name: value for name, value in vars(calculator).items() if not _is_computed(cls, name)}
+
+
+def _is_equal_calculator(self: Any, other: Any) -> Any:
+    if type(self) is not type(other):
+        return NotImplemented
+    mine, theirs = _state(self), _state(other)
+    mine.pop(_ARGUMENTS, None)
+    theirs.pop(_ARGUMENTS, None)
+    if mine.keys() != theirs.keys() or not all(is_equal(mine[name], theirs[name]) for name in mine):
+        return False
+    # What the `__init__` has kept under no name, or under another one.
+    mine, theirs = dict(arguments_of(self)), dict(arguments_of(other))
+    return mine.keys() == theirs.keys() and all(is_equal(mine[name], theirs[name]) for name in mine)
 
 
 def _hash_of_class(self: Any) -> int:

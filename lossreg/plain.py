@@ -1,4 +1,4 @@
-"""Calculators of `get_grad` and `get_loss` alone, as terms and sequences use them."""
+"""What lets `Term` and `Sequence` use a loss that has `get_grad` and `get_loss` alone."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 import numpy as np
 from confection import ConfigValidationError
 
-from .constructors import arguments_of, copied_with, has_own_init, keep_arguments
+from .constructors import arguments_of, copied_with, forget_computed, has_own_init, is_equal, keep_arguments
 from .frozen import Frozen, as_dataclass
 from .synonyms import NOTES, OPTIONS, closest
 
@@ -126,6 +126,7 @@ class Configurable(Frozen):
     def __setattr__(self, name: str, value: Any) -> None:
         if self.writes_init:
             object.__setattr__(self, name, value)
+            forget_computed(self)
         else:
             super().__setattr__(name, value)
 
@@ -166,7 +167,11 @@ class Configurable(Frozen):
         default = defaults(type(self))
         names = [name for name in positional_order(type(self)) if name in values]
         names += [name for name in values if name not in names]  # those of **kwargs
-        return {name: values[name] for name in names if all or name not in default or values[name] != default[name]}
+        return {
+            name: values[name]
+            for name in names
+            if all or name not in default or not is_equal(values[name], default[name])
+        }
 
     def to_config(self) -> dict[str, Any]:
         """The config block that makes an equal object: `Config({"loss": loss.to_config()}).to_disk(path)`."""

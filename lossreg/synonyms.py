@@ -80,7 +80,6 @@ NOTES: dict[str, str] = {
 """What to write in the place of options that have no other name here."""
 
 CALL_ARGUMENTS: dict[str, str] = {
-    "class_weight": "the option class_weight",
     "input": "guesses",
     "input_mask": "mask",
     "label": "truths",

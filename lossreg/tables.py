@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 __all__ = ["Table"]
@@ -43,7 +44,7 @@ class Table(list[dict[str, Any]]):
             return ""
         widths = _column_widths(cells, shutil.get_terminal_size(WITHOUT_TERMINAL).columns)
         header, *body = [_lines(row, widths) for row in cells]
-        rule = "-" * sum(widths)
+        rule = "-" * (sum(widths) + len(GAP) * (len(widths) - 1))
         return "\n".join([*header, rule, *(line for lines in body for line in lines)])
 
     def _repr_html_(self) -> str:
@@ -57,11 +58,11 @@ class Table(list[dict[str, Any]]):
 
 def _text(key: str, value: Any) -> str:
     """A cell in one line."""
-    if key == "options":
+    if isinstance(value, Mapping) and key == "options":
         shown = [f"{option}={default!r}" for option, default in value.items() if option not in HIDDEN_OPTIONS]
         return ", ".join(shown)
     if isinstance(value, tuple):
-        return ", ".join(value)
+        return ", ".join(map(str, value))
     return str(value)
 
 

@@ -798,3 +798,16 @@ def test_pictures_have_kauldrons_options() -> None:
         options = set(re.findall(r"^  (\w+): ", body, re.MULTILINE))
         absent = options - {field.name for field in dataclasses.fields(getattr(kd.summaries, name))}
         assert absent - {"image_contrast"} == {"rearrange", "rearrange_kwargs"}
+
+
+def test_two_arguments_of_one_output_get_the_sum_of_their_gradients() -> None:
+    a, b = np.ones((2, 3)), np.full((1, 3), 2.0)
+    loss = kd.losses.NegativeCosineSimilarity(preds="p", targets="p")
+    grad = loss.get_grad({"p": [a, b]})["p"]
+    assert [x.shape for x in grad] == [(2, 3), (1, 3)]
+
+
+def test_batches_without_boxes_and_images_without_pixels() -> None:
+    images = kd.summaries.ShowBoxes()(images=np.zeros((2, 4, 4, 1)), boxes=np.zeros((2, 0, 4)))
+    assert len(images) == 2
+    assert kd.metrics.Ari()(predictions=np.zeros((2, 1, 0, 4, 1), int), labels=np.zeros((2, 1, 0, 4, 1), int)) == 1.0

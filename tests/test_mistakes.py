@@ -155,4 +155,4 @@ def test_the_tables_of_synonyms_name_what_there_is() -> None:
     assert [name for name in LOSSES if folded_name(name) != name] == []
     options = {option for name in names for option in lossreg.schema.positional_order(registry.losses.get(name))}
     assert {word for words in OPTIONS.values() for word in words} - {"axis"} <= options
-    assert set(CALL_ARGUMENTS.values()) <= {"guesses", "truths", "mask", "sample_weight", "the option class_weight"}
+    assert set(CALL_ARGUMENTS.values()) <= {"guesses", "truths", "mask", "sample_weight"}

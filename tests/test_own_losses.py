@@ -255,3 +255,46 @@ def test_arguments_of_rows_are_a_tuple() -> None:
         TypeError, match=r"expected arguments\(\) to return a tuple, got an? int64 array of shape \(3,\)"
     ):
         Mine()(X, np.array([0, 1, 0]))
+
+
+def test_own_losses_that_have_changed_are_other_losses() -> None:
+    class Scaled(ElementwiseLoss):
+        def __init__(self, k: Any) -> None:
+            super().__init__(reduction="sum")
+            self.k = k
+
+        @staticmethod
+        def formula(xp: Any, guess: Any, truth: Any, k: Any) -> Any:
+            return k * (guess - truth), k + 0.0 * guess
+
+    loss, other = Scaled(2.0), Scaled(2.0)
+    assert loss == other
+    np.testing.assert_array_equal(loss.get_values(X, Y), 2.0 * (X - Y))
+    loss.k = 10.0
+    assert loss != other and loss.options() == {"k": 10.0}
+    np.testing.assert_array_equal(loss.get_values(X, Y), 10.0 * (X - Y))
+    with pytest.raises(ValueError, match="merge"):
+        loss.get_state(X, Y).merge(other.get_state(X, Y))
+
+
+def test_own_losses_with_arrays() -> None:
+    class Weighted(Squares):
+        def __init__(self, weights: Any = None, tags: Any = ()) -> None:
+            super().__init__()
+            self.weights = weights
+
+    ones = np.ones(3)
+    assert Weighted(ones) == Weighted(np.ones(3)) and Weighted([ones]) == Weighted([np.ones(3)])
+    for a, b in (
+        (ones, np.ones(2)),
+        (ones, np.ones(1)),
+        (np.zeros(0), np.ones(1)),
+        (ones, None),
+        (ones, [1.0, 1.0, 1.0]),
+    ):
+        assert Weighted(a) != Weighted(b)
+    assert repr(Weighted(ones)) == "Weighted(weights=array([1., 1., 1.]))"
+    tags = ["a"]
+    loss = Weighted(tags=tags)
+    tags.append("b")
+    assert loss.options() == {"tags": ["a"]}

@@ -327,7 +327,7 @@ def test_a_table_without_rows() -> None:
         assert rows == []
         assert rows._repr_html_() == "<table><thead><tr></tr></thead><tbody></tbody></table>"
     rows = summaries.ShowTable()(columns={"a": [], "b": np.zeros(0)})
-    assert repr(rows).split() == ["a", "b", "--"]
+    assert repr(rows).split() == ["a", "b", "----"]
 
 
 def test_tables_of_pandas() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -260,7 +261,9 @@ class CalculatorLoss(Loss):
         by_path: dict[str, Any] = {}
         for name, grad in grads.items():
             path = getattr(self, name)
-            by_path[path] = by_path[path] + grad if path in by_path else grad
+            if path in by_path:  # one output for two arguments
+                grad = tree_map(operator.add, by_path[path], grad)
+            by_path[path] = grad
         return by_path
 
     def _check_unchanged(self) -> None:

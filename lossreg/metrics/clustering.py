@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -70,7 +71,8 @@ class Ari(Metric):
         if mask is not None:
             mask = like(as_array(name, "mask", mask), (*videos, 1))
         pixels = int(np.prod(guesses.shape[-4:]))
-        guesses, truths = guesses.reshape(-1, pixels), truths.reshape(-1, pixels)
+        rows = math.prod(videos), pixels
+        guesses, truths = guesses.reshape(rows), truths.reshape(rows)
         index = self._index(ops, guesses, truths, self._kept(ops, truths, mask))
         return self.State.from_values(index.reshape(*videos, 1), mask=mask)
 

@@ -15,7 +15,7 @@ from ..metrics import AutoState, Key, Metric, truncate_field
 from ..metrics.rows import as_array
 from ..ops import Array, get_ops
 from ..schema import Problem
-from .images import Images, check_range, clipped, read_images, without_images
+from .images import Images, check_range, clipped, first_of, read_images, without_images
 
 __all__ = ["ShowBoxes"]
 
@@ -91,8 +91,8 @@ class ShowBoxes(Metric):
         leading = tuple(getattr(images, "shape", np.shape(images))[:-3])
         if tuple(boxes.shape[:-2]) != leading or boxes.ndim < 2 or boxes.shape[-1] != 4:
             raise fail(name, "boxes", f"of shape {_shape(leading, 'k', 4)}, k for each image", describe(boxes))
-        boxes_kept = boxes.reshape(-1, *boxes.shape[-2:])[: self.num_images].astype(np.float32)
-        return self.State(first, boxes_kept, self._drawn(boxes, boxes_mask))
+        first_boxes = first_of(boxes, self.num_images, axes=2).astype(np.float32)
+        return self.State(first, first_boxes, self._drawn(boxes, boxes_mask))
 
     def _drawn(self, boxes: Array, mask: Any) -> Array:
         """Which boxes of the first images are drawn."""
@@ -106,7 +106,7 @@ class ShowBoxes(Metric):
             if tuple(mask.shape) not in (shape, (*shape, 1)):
                 raise fail(name, "boxes_mask", f"of shape {(*shape, 1)}", describe(mask))
             drawn = mask.reshape(shape) != 0
-        return drawn.reshape(-1, shape[-1])[: self.num_images]
+        return first_of(drawn, self.num_images, axes=1)
 
 
 def hues(count: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -169,6 +170,11 @@ class ShowDifferenceImages(Metric):
         return self.State(abs(first - second).mean(axis=-1, keepdims=True))
 
 
+def first_of(x: Array, number: int, axes: int) -> Array:
+    """The first items of an array in which the last axes make one item."""
+    return x.reshape(math.prod(x.shape[:-axes]), *x.shape[-axes:])[:number]
+
+
 def read_images(
     name: str, what: str, images: Any, number: int, value_range: tuple[float, float] | None, channels: Any = (1, 3)
 ) -> Array:
@@ -182,7 +188,7 @@ def read_images(
         if len(channels) == 1:
             expected += " for a colour map"
         raise fail(name, what, expected, describe(x))
-    first = x.reshape(-1, *x.shape[-3:])[:number]
+    first = first_of(x, number, axes=3)
     first = first.astype(np.float32) / np.float32(255 if x.dtype.name == "uint8" else 1)
     if value_range is not None:
         low, high = map(np.float32, value_range)

@@ -15,7 +15,7 @@ from ..metrics import AutoState, Key, Metric, truncate_field
 from ..metrics.optional import optional
 from ..metrics.rows import as_array
 from ..schema import Problem
-from .images import Images, clipped, without_images
+from .images import Images, clipped, first_of, without_images
 from .oklab import from_oklab, palette, to_oklab
 
 __all__ = ["ShowSegmentations"]
@@ -92,7 +92,7 @@ class ShowSegmentations(Metric):
         if x.ndim < 3 or not x.shape[-1] or (is_hard and x.shape[-1] != 1) or (not is_hard and x.shape[-1] == 1):
             expected = "of shape (..., h, w, 1) of integers, or (..., h, w, k) of floats with k > 1"
             raise fail(name, "segmentations", expected, describe(x))
-        first = x.reshape(-1, *x.shape[-3:])[: self.num_images]
+        first = first_of(x, self.num_images, axes=3)
         return self.State(first.astype(np.int64) if is_hard else first.astype(np.float64))
 
     def coloured(self, segmentations: np.ndarray) -> np.ndarray:
