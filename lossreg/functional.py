@@ -15,7 +15,7 @@ from .checks import describe
 from .config import ALIASES, registry
 from .option_forms import default_options, read_options
 from .schema import ConfigError, Configurable, checked
-from .synonyms import LOSSES, closest
+from .synonyms import closest_loss
 from .tables import Table
 
 __all__ = ["Function", "Table", "help", "loss", "options"]
@@ -175,7 +175,7 @@ class Function:
 def __getattr__(name: str) -> Function:
     if name in ALIASES or name in FORMS:
         return _function(name)
-    hint = closest(name, [*ALIASES, *FORMS, *ALIASES.values()], LOSSES)
+    hint = closest_loss(name, [*ALIASES, *FORMS, *ALIASES.values()])
     for alias, full in ALIASES.items():
         hint = hint.replace(repr(full), repr(alias))
     raise AttributeError(f"module {__name__} has no function {name!r}{hint}")
@@ -195,7 +195,7 @@ def _registered(name: Any) -> Callable[..., Any]:
     """The class or function of a name or alias."""
     known = [*ALIASES, *registry.losses.names()]
     if not isinstance(name, str) or name not in known:
-        hint = closest(str(name), known, LOSSES) or f" (short names: {', '.join(sorted(ALIASES))})"
+        hint = closest_loss(str(name), known) or f" (short names: {', '.join(sorted(ALIASES))})"
         raise ConfigError([("", f"no calculator is named {name!r}{hint}")])
     target: Callable[..., Any] = registry.losses.get(ALIASES.get(name, name))
     return target

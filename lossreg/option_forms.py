@@ -11,21 +11,9 @@ from typing import Any, get_args
 from .checks import describe
 from .reduction import Reduction
 from .schema import ConfigError, Configurable, Problem, checked, positional_order
-from .synonyms import OPTIONS, closest
+from .synonyms import OPTIONS_OF_K, closest_option
 
-__all__ = ["OTHER_NAMES", "default_options", "holds_options", "read_options"]
-
-OTHER_NAMES: dict[str, tuple[str, ...]] = {
-    "weight": ("pos_weight", "class_weight"),
-    "ignore": ("ignore_index",),
-    "smoothing": ("label_smoothing",),
-    "reduce": ("reduction",),
-    "dim": ("axis",),
-    "keepdim": ("keepdims",),
-    "log": ("log_input",),
-    "zeroinf": ("zero_infinity",),
-}
-"""Option names of the k api, each with the options that it may mean: the first one that a calculator has."""
+__all__ = ["default_options", "holds_options", "read_options"]
 
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 
@@ -182,7 +170,7 @@ class _Reader:
         option = self.own_name(name)
         if option is None:
             known = ", ".join(self.defaults) or "none"
-            near = closest(str(name), [*self.defaults, *filter(self.own_name, OTHER_NAMES)], OPTIONS)
+            near = closest_option(str(name), [*self.defaults, *filter(self.own_name, OPTIONS_OF_K)])
             self.fail(str(name), f"unknown option{near} (known: {known})")
         elif option in self.by_position:
             self.fail(option, "given by position and by name")
@@ -197,7 +185,7 @@ class _Reader:
             return None
         if name in self.defaults:
             return name
-        for option in OTHER_NAMES.get(name, ()):
+        for option in OPTIONS_OF_K.get(name, ()):
             if option in self.defaults:
                 return option
         return name if self.takes_any_name else None

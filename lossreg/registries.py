@@ -9,7 +9,7 @@ from typing import Any
 import catalogue
 
 from .schema import ConfigError
-from .synonyms import LOSSES, closest
+from .synonyms import closest, closest_loss
 
 __all__ = ["Registry", "one_line", "origin"]
 
@@ -57,8 +57,8 @@ class Registry(catalogue.Registry):  # type: ignore[misc]
             return built_in
         if not plugins:
             known = self.names()
-            synonyms = LOSSES if self.namespace[-1] == "losses" else None
-            hint = closest(name, known, synonyms) if isinstance(name, str) else ""
+            find = closest_loss if self.namespace[-1] == "losses" else closest
+            hint = find(name, known) if isinstance(name, str) else ""
             listing = "" if hint else f" (known: {', '.join(known) or 'none'})"
             raise ConfigError([(self.namespace[-1], f"nothing is registered as {name!r}{hint}{listing}")])
         if len({entry_point.value for entry_point in plugins}) > 1:

@@ -17,7 +17,7 @@ from confection import ConfigValidationError
 
 from .constructors import arguments_of, copied_with, forget_computed, has_own_init, is_equal, keep_arguments
 from .frozen import Frozen, as_dataclass
-from .synonyms import NOTES, OPTIONS, closest
+from .synonyms import NOTES, closest_option
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -123,6 +123,11 @@ class Configurable(Frozen):
     def _check_class(cls) -> None:
         """Raise TypeError for a class of which no object can be made."""
 
+    @classmethod
+    def _example_call(cls) -> str:
+        """A call, for errors."""
+        return f"{cls.__name__}()(guesses, truths)"
+
     def __setattr__(self, name: str, value: Any) -> None:
         if self.writes_init:
             object.__setattr__(self, name, value)
@@ -204,13 +209,15 @@ def _most_by_position(cls: type) -> float:
     return kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def _by_position(cls: type, args: tuple[Any, ...]) -> str:
+def _by_position(cls: Any, args: tuple[Any, ...]) -> str:
     """The sentence for options by position, or for what was meant for a call."""
-    got = f"expected options by name, got {len(args)} by position"
+    most = int(_most_by_position(cls))
+    expected = f"at most {most} options by position" if most else "options by name"
+    got = f"expected {expected}, got {len(args)}" + ("" if most else " by position")
     if any(hasattr(x, "shape") for x in args):
-        return f"{got}; to calculate, make it first: {cls.__name__}()(guesses, truths)"
-    names = positional_order(cls)
-    return f"{got}; write {cls.__name__}({names[0]}={_short(args[0])})" if names else got
+        return f"{got}; to calculate, make it first: {cls._example_call()}"
+    names = positional_order(cls)[most:]
+    return f"{got}; write {cls.__name__}({names[0]}={_short(args[most])})" if names else got
 
 
 def replaced(made: Any, **changes: Any) -> Any:
@@ -271,7 +278,7 @@ def unknown_option(target: Callable[..., Any], name: str) -> str:
         return f"is a constant of the class, and no option: write `{annotated}` there"
     if name in NOTES and name not in known:
         return f"unknown option; {NOTES[name]}"
-    return f"unknown option{closest(name, known, OPTIONS)} (known: {', '.join(known) or 'none'})"
+    return f"unknown option{closest_option(name, known)} (known: {', '.join(known) or 'none'})"
 
 
 def defaults(target: Callable[..., Any]) -> dict[str, Any]:

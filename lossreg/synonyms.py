@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-__all__ = ["CALL_ARGUMENTS", "LOSSES", "NOTES", "OPTIONS", "closest", "folded_name"]
+__all__ = [
+    "CALL_ARGUMENTS",
+    "LOSSES",
+    "NOTES",
+    "OPTIONS",
+    "OPTIONS_OF_K",
+    "closest",
+    "closest_loss",
+    "closest_option",
+    "folded_name",
+]
 
 LOSSES: dict[str, tuple[str, ...]] = {
     "absolutedifference": ("MeanAbsoluteError.v1",),
@@ -45,25 +55,32 @@ LOSSES: dict[str, tuple[str, ...]] = {
 }
 """Names of losses elsewhere, in small letters without "_" and "loss" -> names here."""
 
-OPTIONS: dict[str, tuple[str, ...]] = {
+OPTIONS_OF_K: dict[str, tuple[str, ...]] = {
+    "weight": ("pos_weight", "class_weight"),
+    "ignore": ("ignore_index",),
+    "smoothing": ("label_smoothing",),
+    "reduce": ("reduction",),
+    "dim": ("axis",),
+    "keepdim": ("keepdims",),
+    "log": ("log_input",),
+    "zeroinf": ("zero_infinity",),
+}
+"""Option names of the k api, which the functions with its forms take -> names here; the first that a class has."""
+
+OPTIONS: dict[str, tuple[str, ...]] = OPTIONS_OF_K | {
     "beta": ("delta",),
     "calculate_per_token_loss": ("per_token",),
     "check_for_nan_in_loss_and_grad": ("check_finite",),
     "class_names": ("names",),
     "class_weights": ("class_weight", "pos_weight"),
     "classes": ("names",),
-    "dim": ("axis",),
     "epsilon": ("eps",),
-    "ignore": ("ignore_index",),
     "labels": ("names",),
     "p_norm": ("p",),
     "q": ("quantile",),
-    "reduce": ("reduction",),
     "size_average": ("reduction",),
-    "smoothing": ("label_smoothing",),
     "tau": ("quantile", "temperature"),
     "threshold": ("delta", "beta"),
-    "weight": ("class_weight", "pos_weight"),
     "weights": ("class_weight", "pos_weight"),
 }
 """Names of options elsewhere -> names here; the first that a class has is meant."""
@@ -108,22 +125,29 @@ _ALIKE = 0.72
 """How much of two names must agree for one to be a slip of the other. At 0.7, softmax would be softmargin."""
 
 
-def closest(name: str, known: Iterable[str], synonyms: Mapping[str, tuple[str, ...]] | None = None) -> str:
+def closest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'delta'?`, or nothing when no known name is close."""
-    if len(name) > _MAX_NAME:
-        return ""
+    return _question(_slips_of(name, list(known)))
+
+
+def closest_option(name: str, known: Iterable[str]) -> str:
+    """As `closest`, for an option: a synonym is sure, where a slip is a guess."""
     known = list(known)
-    # A synonym is sure, where a slip is a guess.
-    near = _synonyms_of(name, known, synonyms) or _slips_of(name, known)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    synonyms = [word for word in OPTIONS.get(name, ()) if word in known]
+    return _question(synonyms[:1] or _slips_of(name, known))
 
 
-def _synonyms_of(name: str, known: list[str], synonyms: Mapping[str, tuple[str, ...]] | None) -> list[str]:
-    """Known names that mean what a name means elsewhere."""
-    if synonyms is not LOSSES:
-        return [word for word in (synonyms or {}).get(name, ()) if word in known]
-    folded = folded_name(name)
-    return [word for word in known if folded_name(word) == folded] or [w for w in LOSSES.get(folded, ()) if w in known]
+def closest_loss(name: str, known: Iterable[str]) -> str:
+    """As `closest`, for the name of a loss."""
+    known = list(known)
+    folded = folded_name(name[:_MAX_NAME])
+    same = [word for word in known if folded_name(word) == folded]
+    synonyms = [word for word in LOSSES.get(folded, ()) if word in known]
+    return _question(same or synonyms or _slips_of(name, known))
+
+
+def _question(names: list[str]) -> str:
+    return f"; did you mean {' or '.join(map(repr, names))}?" if names else ""
 
 
 def folded_name(name: str) -> str:
@@ -133,6 +157,8 @@ def folded_name(name: str) -> str:
 
 def _slips_of(name: str, known: list[str]) -> list[str]:
     """Known names that differ by a few letters, versions and the case of letters aside."""
+    if len(name) > _MAX_NAME:
+        return []
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.9)
     if near:
         return near

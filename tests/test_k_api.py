@@ -18,8 +18,8 @@ from test_docs import read_blocks
 import lossreg
 from lossreg import ConfigError, CrossEntropy, functional, loss, options
 from lossreg.config import ALIASES
-from lossreg.option_forms import OTHER_NAMES
 from lossreg.schema import Configurable
+from lossreg.synonyms import OPTIONS_OF_K
 
 PAGE = Path(__file__).parents[1] / "docs" / "coming-from-k.md"
 
@@ -426,7 +426,7 @@ def test_the_page_lists_all_modules_and_names() -> None:
     listed = [parameter.values[1] for parameter in rows("module | lossreg | inputs | options by position")]
     assert [code(cells[0]) for cells in listed] == NAMES
     text = " ".join(cells[3] for cells in listed)
-    for name, options_of_name in OTHER_NAMES.items():
+    for name, options_of_name in OPTIONS_OF_K.items():
         assert any(f"`{name}` → `{option}`" in text for option in options_of_name)
 
 

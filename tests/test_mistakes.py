@@ -12,7 +12,7 @@ import pytest
 import lossreg
 from lossreg import Config, ElementwiseLoss, registry
 from lossreg.config import ALIASES
-from lossreg.synonyms import CALL_ARGUMENTS, LOSSES, OPTIONS, closest, folded_name
+from lossreg.synonyms import CALL_ARGUMENTS, LOSSES, OPTIONS, closest_loss, folded_name
 
 L = np.random.default_rng(0).normal(size=(4, 3))
 Y = np.array([0, 1, 2, 1])
@@ -75,6 +75,18 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "an option by position": (lambda: lossreg.Huber(0.5), "expected options by name, got 1 by position; write Huber(delta=0.5)"),  # type: ignore[misc]
     "data in the constructor": (lambda: CE(L, Y), "to calculate, make it first: CrossEntropy()(guesses, truths)"),  # type: ignore[misc]
+    "data in the constructor of a metric": (
+        lambda: lossreg.metrics.Precision1(L, L),  # type: ignore[misc]
+        "to calculate, make it first: Precision1()(logits=..., labels=...)",
+    ),
+    "one option too many by position": (
+        lambda: lossreg.mindformers.CrossEntropyLoss(None, False, False, [1.0]),  # type: ignore[misc]
+        "expected at most 3 options by position, got 4; write CrossEntropyLoss(weight=[1.0])",
+    ),
+    "PyTorch's weight where two are meant": (
+        lambda: lossreg.BinaryCrossEntropyWithLogits(weight=[1.0]),  # type: ignore[call-arg]
+        "weight: unknown option; did you mean 'pos_weight'?",
+    ),
     "names as a text": (lambda: CE(names="abc"), "names: should be a list, got 'abc'"),
     "balanced": (lambda: CE(class_weight="balanced"), "class_weight: should be a list, got 'balanced'"),
     "weights as a dict": (lambda: CE(class_weight={0: 1.0}), "class_weight: should be a list, got {0: 1.0}"),  # type: ignore[arg-type]
@@ -146,7 +158,7 @@ def test_names_of_other_libraries_lead_to_the_calculator(name: str, meant: str) 
 
 @pytest.mark.parametrize("name", ["dice", "nothing", "x", "a" * 1000])
 def test_no_hint_is_better_than_a_wrong_one(name: str) -> None:
-    assert closest(name, [*ALIASES, *registry.losses.names()], LOSSES) == ""
+    assert closest_loss(name, [*ALIASES, *registry.losses.names()]) == ""
 
 
 def test_the_tables_of_synonyms_name_what_there_is() -> None:

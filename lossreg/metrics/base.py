@@ -47,6 +47,12 @@ class Metric(Configurable, ABC):
                 setattr(cls, name, _linking(vars(cls)[name]))
         super().__init_subclass__(**kwargs)
 
+    @classmethod
+    def _example_call(cls) -> str:
+        """A call, for errors."""
+        needed = [f"{name}=..." for name, is_needed in cls.arguments().items() if is_needed]
+        return f"{cls.__name__}()({', '.join(needed)})"
+
     def check_options(self) -> Iterable[Problem]:
         """Paths that cannot be read."""
         for name in self.arguments():
