@@ -193,8 +193,18 @@ class ReducedLoss(Loss):
         state, result, _ = self._run(guesses, truths, mask, sample_weight, None, self._wanted())
         return like(guesses, self._loss(state, result))
 
-    def get_values(self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None) -> Any:
+    def get_values(
+        self,
+        guesses: Any = ...,
+        truths: Any = ...,
+        *more: Never,
+        mask: Any = None,
+        sample_weight: Any = None,
+        **wrong: Never,
+    ) -> Any:
         """The values before reduction, times their weights; 0 where masked or missing."""
+        if more or wrong or guesses is ...:
+            raise self._misused(".get_values", guesses, truths, more, wrong)
         return self._unreduced.get_loss(guesses, truths, mask=mask, sample_weight=sample_weight)
 
     @functools.cached_property
@@ -202,22 +212,40 @@ class ReducedLoss(Loss):
         return replaced(self, reduction="none")  # type: ignore[no-any-return]
 
     def get_state(
-        self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None, step: Any = None
+        self,
+        guesses: Any = ...,
+        truths: Any = ...,
+        *more: Never,
+        mask: Any = None,
+        sample_weight: Any = None,
+        step: Any = None,
+        **wrong: Never,
     ) -> LossState:
         """The partial result of this batch: states merge to the loss of all batches together.
 
         step: taken so that terms and calculators are called alike; only a weight that changes over time reads it.
         """
+        if more or wrong or guesses is ...:
+            raise self._misused(".get_state", guesses, truths, more, wrong)
         return self._run(guesses, truths, mask, sample_weight, None, Wanted(total=True))[0]
 
     def get_state_and_grad(
-        self, guesses: Any, truths: Any = ..., *, mask: Any = None, sample_weight: Any = None, out: Any = None
+        self,
+        guesses: Any = ...,
+        truths: Any = ...,
+        *more: Never,
+        mask: Any = None,
+        sample_weight: Any = None,
+        out: Any = None,
+        **wrong: Never,
     ) -> tuple[LossState, Any]:
         """(state, gradient of its total) in one pass, for gradients that are added up over batches.
 
         The gradient is not divided: `state.scale(...)` of the merged state does that to what was added up, and the
         result is the gradient that one big batch would give, whatever masks and weights the parts had.
         """
+        if more or wrong or guesses is ...:
+            raise self._misused(".get_state_and_grad", guesses, truths, more, wrong)
         state, _, grad = self._run(guesses, truths, mask, sample_weight, out, _ACCUMULATED)
         return state, grad
 

@@ -73,7 +73,7 @@ class Psnr(_ImageMetric):
         `skimage.metrics.peak_signal_noise_ratio`.
 
         >>> import numpy as np
-        >>> Psnr()(pred=np.full((1, 8, 8, 3), 0.6), target=np.full((1, 8, 8, 3), 0.5))
+        >>> round(Psnr()(pred=np.full((1, 8, 8, 3), 0.6), target=np.full((1, 8, 8, 3), 0.5)), 6)
         20.0
 
     pred, target, mask: paths. What the mask leaves out may hold anything.
