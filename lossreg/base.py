@@ -105,9 +105,15 @@ class Wanted:
     grad: bool = False
     unscaled: bool = False
     """Whether the gradient is that of the total, before it is divided."""
+    state: bool = True
+    """Whether a state is made, which takes a fiftieth of a small call."""
 
 
-_WANTED = {(x, grad): Wanted(total=not x, values=x, grad=grad) for x in (False, True) for grad in (False, True)}
+_WANTED = {
+    (values, grad): Wanted(total=not values, values=values, grad=grad, state=False)
+    for values in (False, True)
+    for grad in (False, True)
+}
 _ACCUMULATED = Wanted(total=True, grad=True, unscaled=True)
 
 
@@ -371,14 +377,16 @@ class ReducedLoss(Loss):
 
         grads = batch.gradient_arrays(out, inputs) if wanted.grad else None
         values, total = self._computed(batch, read, weights, wanted, grads)
-        result = state_total = None
+        result = None
         if wanted.values:
             result = self._returned_values(batch, values, weights)
         if wanted.total:
             total = ops.scalar(total)
             result = weights.loss(ops, total)
-            state_total = weights.total(ops, total)
-        state = LossState(state_total, weights.count(ops), parent=self)
+        state: Any = None
+        if wanted.state or self.unscaled:
+            state_total = weights.total(ops, total) if wanted.total else None
+            state = LossState(state_total, weights.count(ops), parent=self)
         return state, result, None if grads is None else batch.finish(grads, out)
 
     def _check_no_truths(self, batch: Batch, truths: Any) -> None:
