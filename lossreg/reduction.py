@@ -84,51 +84,60 @@ def weigh(
     that of its place.
     """
     ops, shape = batch.ops, batch.values_shape
-    size = math.prod(shape)
     nothing_given = mask is None and present is None and sample_weight is None and weight is None
     if nothing_given and reduction != "sequence_mean":
-        divisor = None
-        if reduction not in ("sum", "none"):
-            divisor = float(len(batch) if reduction == "batch_mean" else size)
-        if exponent:
-            return _weights(ops, None, exponent, divisor, 0)
-        if divisor is None:
-            return Weights(None, None, 1.0)
-        return Weights(None, divisor, 1.0 / divisor if divisor else 0.0)
+        return _unweighted(batch, reduction, exponent)
+
     if present is not None:
         present = present.reshape(shape)
-    if weight is not None and weight.size == size:
+    if weight is not None and weight.size == math.prod(shape):
         weight = weight.reshape(shape)
     known_weight = weight
     # Elsewhere what is left out is 0 by mask and present.
     if reduction == "weighted_mean" and normalize_by == "values" and not by_place:
         known_weight = _weight_of_the_known(batch, present, weight, exponent)
+    by_mask = normalize_by == "mask"
+    class_exponent = 0 if weight is None else exponent
     item_factors: Factors = (mask, present, sample_weight, None if in_formula else weight)
-    mean_factors: Factors = (mask, present, None, known_weight if in_mean else None)
-    mean_exponent = exponent if in_mean and weight is not None else 0
+
+    # What a mean divides by: a product of factors, and the power of two that belongs to it.
+    divisor_factors: Factors = ()
+    divisor_exponent: Any = 0
+    if reduction == "weighted_mean":
+        selection = (mask, present) if by_mask else (None, None)
+        divisor_factors = (*selection, sample_weight, known_weight)
+        divisor_exponent = class_exponent
+    elif by_mask:
+        divisor_factors = (mask, present, None, known_weight if in_mean else None)
+        divisor_exponent = class_exponent if in_mean else 0
     if reduction == "sequence_mean":
-        if normalize_by == "values":
-            mean_factors, mean_exponent = (), 0
-        return _by_sequence(batch, normalize_by, item_factors, exponent, mean_factors, mean_exponent)
-    items, items_exponent = _product(ops, item_factors)
-    items_exponent = items_exponent + exponent
+        return _by_sequence(batch, normalize_by, item_factors, exponent, divisor_factors, divisor_exponent)
+
+    items, shift = _product(ops, item_factors)
+    items_exponent = shift + exponent
     if reduction in ("sum", "none"):
         return _weights(ops, items, items_exponent, None, 0)
     if reduction == "batch_mean":
         return _weights(ops, items, items_exponent, float(len(batch)), 0)
-    if reduction == "mean":
-        factors: Factors = mean_factors if normalize_by == "mask" else ()
-        divisor_exponent: Any = mean_exponent if normalize_by == "mask" else 0
-    else:
-        chosen = (mask, present) if normalize_by == "mask" else (None, None)
-        factors = (*chosen, sample_weight, known_weight)
-        divisor_exponent = exponent if weight is not None else 0
-    # the same factors make the same product
-    if len(factors) == len(item_factors) and all(a is b for a, b in zip(factors, item_factors)):
-        product, shift = items, items_exponent - exponent
-    else:
-        product, shift = _product(ops, factors)
-    return _weights(ops, items, items_exponent, _sum(ops, product, size), divisor_exponent + shift)
+    divisors = items
+    # The same factors make the same product.
+    if len(divisor_factors) != len(item_factors) or any(a is not b for a, b in zip(divisor_factors, item_factors)):
+        divisors, shift = _product(ops, divisor_factors)
+    return _weights(ops, items, items_exponent, _sum(ops, divisors, math.prod(shape)), divisor_exponent + shift)
+
+
+def _unweighted(batch: Batch, reduction: Reduction, exponent: int) -> Weights:
+    """The weights of a call in which nobody says anything about items."""
+    divisor = None
+    if reduction == "batch_mean":
+        divisor = float(len(batch))
+    elif reduction not in ("sum", "none"):
+        divisor = float(math.prod(batch.values_shape))
+    if exponent:
+        return _weights(batch.ops, None, exponent, divisor, 0)
+    if divisor is None:
+        return Weights(None, None, 1.0)
+    return Weights(None, divisor, 1.0 / divisor if divisor else 0.0)
 
 
 def _weights(ops: Ops, items: Array | None, exponent: Any, divisor: Any, divisor_exponent: Any) -> Weights:
