@@ -23,6 +23,7 @@ from .reduction import NormalizeBy, Reduction, Weights, item_array, times_power_
 from .schema import Configurable, positional_order, replaced
 from .state import LossState
 from .synonyms import CALL_ARGUMENTS, closest
+from .trees import tree_map
 
 if TYPE_CHECKING:
     from typing_extensions import Never
@@ -114,6 +115,8 @@ _WANTED = {
     for values in (False, True)
     for grad in (False, True)
 }
+_NOTHING = Wanted(state=False)
+"""The inputs are read and checked, and nothing is calculated."""
 _ACCUMULATED = Wanted(total=True, grad=True, unscaled=True)
 
 
@@ -342,7 +345,6 @@ class ReducedLoss(Loss):
             truths = None
         if batch.lengths == ():
             return self._of_no_sequences(batch, truths, wanted)
-
         check = self.validate == "full" or (self.validate == "auto" and not ops.on_device)
         if mask is not None:
             mask = self._read_mask(batch, mask, check)
@@ -351,6 +353,8 @@ class ReducedLoss(Loss):
             sample_weight = item_array(batch, "sample_weight", sample_weight, upper=np.inf, check=check)
             if sample_weight.dtype.kind in "iu":
                 sample_weight = sample_weight.astype(np.float64)
+        if wanted is _NOTHING:
+            return self.empty(), None, None
 
         weights = weigh(
             batch,
@@ -388,6 +392,14 @@ class ReducedLoss(Loss):
             state_total = weights.total(ops, total) if wanted.total else None
             state = LossState(state_total, weights.count(ops), parent=self)
         return state, result, None if grads is None else batch.finish(grads, out)
+
+    def _check_shapes(self, guesses: Any, truths: Any, mask: Any, sample_weight: Any) -> None:
+        """Raise as a call does for arrays of other shapes or dtypes, whatever the arrays hold.
+
+        Nothing that a mask leaves out is looked at, so it leaves out everything.
+        """
+        mask = self._values_like(guesses) if mask is None else tree_map(np.zeros_like, mask)
+        self._run(guesses, truths, mask, sample_weight, None, _NOTHING)
 
     def _check_no_truths(self, batch: Batch, truths: Any) -> None:
         """Raise unless truths are given to a loss that has some, and to no other."""

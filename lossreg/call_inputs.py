@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from .checks import describe
+from .metrics import Metric
 from .ops import get_ops
 from .option_forms import holds_options
+from .schedules import Schedule
 from .terms import ContextLoss
 
 __all__ = ["CALL_KEYWORDS", "Inputs"]
@@ -32,9 +34,15 @@ class Inputs:
 
     @classmethod
     def of(cls, target: Any, caller: str, has_weight: bool | None = None) -> Inputs:
-        """Those of a calculator, of its class, or of a function that makes one."""
-        if isinstance(target, ContextLoss) or (isinstance(target, type) and issubclass(target, ContextLoss)):
+        """Those of an object, of its class, or of a function that makes one."""
+        kind = target if isinstance(target, type) else type(target)
+        if issubclass(kind, ContextLoss):
             return cls(caller, ("context",), (), has_weight=False)
+        if issubclass(kind, Metric):
+            needed = tuple([name for name, is_needed in kind.arguments().items() if is_needed])
+            return cls(caller, needed, (), has_weight=False)
+        if issubclass(kind, Schedule):
+            return cls(caller, ("step",), (), has_weight=False)
         outputs = getattr(target, "inputs", None)
         truths = getattr(target, "truth_inputs", None)
         # A class whose objects differ in that, or that has only the interface of a `Loss`.

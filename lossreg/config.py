@@ -54,11 +54,16 @@ class registry(confection.registry):  # noqa: N801  (a class used as a namespace
         return created
 
     @classmethod
+    def get_registries(cls) -> dict[str, Registry]:
+        """All registries by name, those of `create` as well."""
+        return {name: getattr(cls, name) for name in dir(cls) if isinstance(getattr(cls, name), Registry)}
+
+    @classmethod
     def get(cls, registry_name: str, func_name: str) -> Any:
         """The class or function registered under a name; `ConfigError` with close matches when there is none."""
         found = getattr(cls, registry_name, None) if isinstance(registry_name, str) else None
         if not isinstance(found, Registry):
-            names = [name for name in dir(cls) if isinstance(getattr(cls, name), Registry)]
+            names = list(cls.get_registries())
             message = f"there is no registry {registry_name!r}{closest(str(registry_name), names)}"
             raise ConfigError([("", f"{message} (known: {', '.join(names)})")])
         return found.get(func_name)
@@ -254,7 +259,8 @@ class _Blocks:
             is_section = isinstance(value, Mapping) and isinstance(prepared[key], Mapping)
             filled[key] = self.filled(value, prepared[key], keep_variables) if is_section else copied(value)
         if is_promise(prepared):
-            missing = {key: value for key, value in defaults(self.target(prepared, "")).items() if key not in node}
+            default = defaults(self.target(prepared, ""))
+            missing = {key: value for key, value in default.items() if key not in node and value is not ...}
             filled.update(literal(missing) if keep_variables else missing)
         return filled
 

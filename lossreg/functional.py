@@ -13,8 +13,10 @@ from .base import Loss
 from .call_inputs import CALL_KEYWORDS, Inputs
 from .checks import describe
 from .config import ALIASES, registry
-from .option_forms import default_options, read_options
-from .schema import ConfigError, Configurable, checked
+from .metrics import Metric
+from .option_forms import read_options
+from .schedules import Schedule
+from .schema import ConfigError, Configurable, checked, defaults
 from .synonyms import closest_loss
 from .tables import Table
 
@@ -87,17 +89,18 @@ def options(name: str | Configurable) -> dict[str, Any]:
     """
     if isinstance(name, Configurable):
         return name.options(all=True)
-    return default_options(_registered(name))
+    return defaults(_registered(name))
 
 
 def help(name: Any = None) -> Any:
     """The table of the calculators that have an alias, or one row of it as a dict.
 
     alias, name: of the calculator.   torch: the class or function of PyTorch with the same numbers.   result: "loss",
-    or "values" where nothing is reduced by default.   n, inputs: how many arrays a function takes at least, and what
-    they are; of a registered function of your own, what every calculator takes.   options: with their defaults.
+    or "values" where nothing is reduced by default; "metric" of a metric, "number" of a schedule.   n, inputs: how many
+    arrays a call takes at least, and what they are; of a registered function of your own, what every calculator takes.
+    options: with their defaults.
 
-    name: an alias or a name in the registry, a calculator or its class. None or "loss" is the table.
+    name: an alias or a name of a loss, metric or schedule, an object or its class. None or "loss" is the table.
     Errors: ConfigError for a name that is not known, with the closest ones.
 
     >>> import lossreg
@@ -108,6 +111,10 @@ def help(name: Any = None) -> Any:
     """
     if name is None or (isinstance(name, str) and name == "loss"):
         return Table([_row(alias, _registered(alias)) for alias in sorted(ALIASES)])
+    if isinstance(name, str) and name not in ALIASES:
+        for other in (registry.metrics, registry.schedules):
+            if name in other:
+                return _row(name, other.get(name))
     if isinstance(name, Configurable):
         name = type(name)
     if isinstance(name, type) and issubclass(name, Configurable):
@@ -138,7 +145,7 @@ class Function:
         self.alias, self.cls = alias, _registered(alias)
         self._inputs = Inputs.of(self.cls, name or alias, has_weight)
         self.__name__ = self.__qualname__ = name or alias
-        signature = ", ".join((*self._inputs.listing, *default_options(self.cls)))
+        signature = ", ".join((*self._inputs.listing, *defaults(self.cls)))
         self.__doc__ = f"{self.__name__}({signature})\n\n{self.cls.__doc__}"
 
     def __repr__(self) -> str:
@@ -195,10 +202,18 @@ def _registered(name: Any) -> Callable[..., Any]:
     """The class or function of a name or alias."""
     known = [*ALIASES, *registry.losses.names()]
     if not isinstance(name, str) or name not in known:
-        hint = closest_loss(str(name), known) or f" (short names: {', '.join(sorted(ALIASES))})"
+        names = f" (short names: {', '.join(sorted(ALIASES))})"
+        hint = _registered_elsewhere(name) or closest_loss(str(name), known) or names
         raise ConfigError([("", f"no calculator is named {name!r}{hint}")])
     target: Callable[..., Any] = registry.losses.get(ALIASES.get(name, name))
     return target
+
+
+def _registered_elsewhere(name: Any) -> str:
+    for registry_name, other in registry.get_registries().items():
+        if isinstance(name, str) and name in other:
+            return f": it is one of registry.{registry_name}"
+    return ""
 
 
 def _made(name: Any, positional: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
@@ -221,6 +236,9 @@ def _described(calculator: Configurable, all: bool) -> dict[str, Any]:
 def _calculated(calculator: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
     """The loss of a calculator."""
     name = _name_of(type(calculator))
+    if not hasattr(calculator, "get_loss"):
+        example = calculator._example_call()
+        raise TypeError(f"{name} is no calculator of a loss: expected {example}, got lossreg.loss({name}, ...)")
     inputs = Inputs.of(calculator, name)
     call, keywords, rest = inputs.split(arguments, named)
     if rest:
@@ -237,17 +255,26 @@ def _row(name: str, target: Any) -> dict[str, Any]:
     full = ALIASES.get(name, name)
     alias = next((alias for alias, of in ALIASES.items() if of == _name_in_registry(target)), "")
     inputs = Inputs.of(target, name)
-    defaults = default_options(target)
+    default = defaults(target)
     equivalent = re.search(r"torch\.nn\.[\w.]*\w", target.__doc__ or "")
     return {
         "alias": alias,
         "name": full,
         "torch": equivalent.group() if equivalent else "",
-        "result": "values" if defaults.get("reduction") == "none" else "loss",
+        "result": _result_kind(target, default),
         "n": len(inputs.names),
         "inputs": inputs.listing,
-        "options": defaults,
+        "options": default,
     }
+
+
+def _result_kind(target: Any, options: Mapping[str, Any]) -> str:
+    """What calls of a class or function return."""
+    if isinstance(target, type) and issubclass(target, Schedule):
+        return "number"
+    if isinstance(target, type) and issubclass(target, Metric) and not hasattr(target, "get_grad"):
+        return "metric"
+    return "values" if options.get("reduction") == "none" else "loss"
 
 
 def _name_in_registry(target: Any) -> str:

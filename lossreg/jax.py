@@ -70,8 +70,12 @@ class _Call:
         self.values = None
         """How the values are arranged, if nothing is reduced."""
         outputs: list[Any] = [0.0]
+        shaped = tree_map(_shaped, (self.guesses, *beside), is_leaf=is_ragged)
+        # What the host says while a compiled function runs has no traceback to the caller's line.
+        if any(isinstance(x, jax.core.Tracer) for x in self.arrays):
+            loss._check_shapes(*shaped)
         if loss._wanted().values:
-            self.values = loss._values_like(tree_map(_shaped, self.guesses, is_leaf=is_ragged))
+            self.values = loss._values_like(shaped[0])
             outputs = leaves_of(self.values)
         self.shapes = [jax.ShapeDtypeStruct(np.shape(x), dtype) for x in outputs]
 
@@ -174,9 +178,11 @@ def _wide(x: Any) -> Any:
 
 
 def _shaped(x: Any) -> Any:
-    """NumPy arrays of the same shapes and dtypes."""
-    if not is_ragged(x):
+    """A NumPy array of the same shape and dtype for an array of JAX; anything else as it is."""
+    if isinstance(x, jax.Array):
         return np.broadcast_to(np.zeros((), x.dtype), x.shape)
+    if not is_ragged(x):
+        return x
     if isinstance(x.lengths, jax.core.Tracer):  # others will do as well
         lengths = np.zeros(x.lengths.shape, int)
         lengths[:1] = len(x.dataXd)

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -89,6 +89,9 @@ class CrossEntropyLoss(Configurable):
     label_smoothing: the share of the truth that is spread evenly over all classes.
     seq_split_num, monitor_device_local_loss: of newer versions of MindFormers; taken with their defaults.
     """
+
+    inputs: ClassVar[tuple[str, ...]] = ("logits",)
+    truth_inputs: ClassVar[tuple[str, ...]] = ("label",)
 
     parallel_config: Any = field(default=None, kw_only=False)
     check_for_nan_in_loss_and_grad: bool = field(default=False, kw_only=False)

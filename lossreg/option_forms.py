@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 from .checks import describe
 from .reduction import Reduction
-from .schema import ConfigError, Configurable, Problem, checked, positional_order
+from .schema import ConfigError, Problem, checked, defaults, takes_any_option
 from .synonyms import OPTIONS_OF_K, closest_option
 
-__all__ = ["default_options", "holds_options", "read_options"]
+__all__ = ["holds_options", "read_options"]
 
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
-
-ANY_NAME = inspect.Parameter.VAR_KEYWORD
-NOT_OPTIONS = (inspect.Parameter.VAR_POSITIONAL, ANY_NAME)
-
-
-def default_options(target: Callable[..., Any]) -> dict[str, Any]:
-    """{option: default} of a class or function in positional order; `...` for an option without a default."""
-    fields = _fields(target)
-    if fields:
-        return {field.name: _default(field) for field in fields}
-    parameters = [parameter for parameter in _parameters(target) if parameter.kind not in NOT_OPTIONS]
-    return {p.name: ... if p.default is p.empty else p.default for p in parameters}
 
 
 def holds_options(value: Any) -> bool:
@@ -67,8 +52,8 @@ class _Reader:
 
     def __init__(self, target: Callable[..., Any]) -> None:
         self.target = target
-        self.defaults = default_options(target)
-        self.takes_any_name = any(parameter.kind is ANY_NAME for parameter in _parameters(target))
+        self.defaults = defaults(target)
+        self.takes_any_name = takes_any_option(target)
         self.open = list(self.defaults)
         """Options that a positional value can still be, in their order."""
         self.values: dict[str, Any] = {}
@@ -203,26 +188,3 @@ def _pairs(value: Any) -> list[tuple[Any, Any]] | None:
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[0], str)
-
-
-@functools.lru_cache(maxsize=1024)
-def _parameters(target: Callable[..., Any]) -> Sequence[inspect.Parameter]:
-    try:
-        return tuple(inspect.signature(target).parameters.values())
-    except (TypeError, ValueError):  # some callables of C have no signature
-        return ()
-
-
-@functools.lru_cache(maxsize=1024)
-def _fields(target: Callable[..., Any]) -> Sequence[dataclasses.Field[Any]]:
-    """The options of a calculator in positional order; none for functions, and for a class with an `__init__` alone."""
-    if not isinstance(target, type) or not issubclass(target, Configurable) or target.writes_init:
-        return ()
-    by_name = {field.name: field for field in dataclasses.fields(target)}  # type: ignore[arg-type]
-    return tuple([by_name[name] for name in positional_order(target)])
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return ... if field.default is dataclasses.MISSING else field.default

@@ -42,6 +42,9 @@ class PlainCalculator(ReducedLoss):
     def _values_like(self, guesses: Any) -> Any:
         raise self._without_values()
 
+    def _check_shapes(self, guesses: Any, truths: Any, mask: Any, sample_weight: Any) -> None:
+        """There is no pipeline, and so nothing is known about shapes."""
+
     def _without_values(self) -> ValueError:
         expected = "of a loss that has some, such as an ElementwiseLoss"
         return fail(self._name, "values", expected, "a loss of get_grad and get_loss alone")

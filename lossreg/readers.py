@@ -75,8 +75,7 @@ class Reader:
 
     def check_length(self, truths: Any) -> None:
         if len(truths) != self.n:
-            expected = f"to be {self.n}, one for each row of guesses"
-            raise self.fail("truths", expected, f"mismatched shapes: {len(truths)} truths")
+            raise fail(self.labels.name, f"{self.n} truths", "(one per row of guesses)", str(len(truths)))
 
     def read_rows(self, rows: Array) -> Targets:
         """Numbers in [0, 1], one row each; a row whose largest is the missing value is missing."""
@@ -87,7 +86,7 @@ class Reader:
             if rows.dtype.kind in "iub":
                 expected += f", or ids of shape ({self.n},)"
             hint = "; write truths[:, 0]" if tuple(rows.shape) == (self.n, 1) else ""
-            raise self.fail("truths", expected, f"mismatched shapes: {describe(rows)}{hint}")
+            raise self.fail("truths", expected, f"{describe(rows)}{hint}")
         if rows.dtype.name == "bfloat16":  # which NumPy has no functions for; float32 holds the same numbers
             rows = rows.astype(np.float32)
         present = None

@@ -20,6 +20,8 @@ from .frozen import Frozen, as_dataclass
 from .synonyms import NOTES, closest_option
 
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
     from pydantic import TypeAdapter
     from typing_extensions import Self, dataclass_transform
 else:
@@ -39,6 +41,7 @@ __all__ = [
     "defaults",
     "positional_order",
     "replaced",
+    "takes_any_option",
 ]
 
 INHERITED = "the type that a base class gives"
@@ -170,13 +173,11 @@ class Configurable(Frozen):
         """The options that differ from their defaults, or all of them, in their positional order."""
         values = arguments_of(self) if self.writes_init else self._fields()
         default = defaults(type(self))
-        names = [name for name in positional_order(type(self)) if name in values]
+        names = [name for name in default if name in values]
         names += [name for name in values if name not in names]  # those of **kwargs
-        return {
-            name: values[name]
-            for name in names
-            if all or name not in default or not is_equal(values[name], default[name])
-        }
+        if not all:
+            names = [name for name in names if not is_equal(values[name], default.get(name, ...))]
+        return {name: values[name] for name in names}
 
     def to_config(self) -> dict[str, Any]:
         """The config block that makes an equal object: `Config({"loss": loss.to_config()}).to_disk(path)`."""
@@ -270,8 +271,7 @@ def checked(
 
 def unknown_option(target: Callable[..., Any], name: str) -> str:
     """The sentence for an option that a class or function does not have."""
-    is_class = isinstance(target, type) and issubclass(target, Configurable)
-    known = positional_order(target) if is_class else [x for x in _signature(target)[0] if x != "*"]  # type: ignore[arg-type]
+    known = list(defaults(target))
     constant = getattr(target, name, None)
     if isinstance(constant, (bool, int, float, str)):
         annotated = f"{name}: {type(constant).__name__} = {constant!r}"
@@ -282,8 +282,14 @@ def unknown_option(target: Callable[..., Any], name: str) -> str:
 
 
 def defaults(target: Callable[..., Any]) -> dict[str, Any]:
-    """The options of a class or function that have a default."""
-    return {name: field.default for name, field in _signature(target)[0].items() if not field.required and name != "*"}
+    """{option: default} of a class or function in positional order; `...` for an option without a default."""
+    fields, _ = _signature(target)
+    names = positional_order(target) if _is_calculator(target) else fields
+    return {name: ... if fields[name].required else fields[name].default for name in names if name != "*"}
+
+
+def _is_calculator(target: Any) -> TypeGuard[type[Configurable]]:
+    return isinstance(target, type) and issubclass(target, Configurable)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -353,14 +359,20 @@ def _moved(path: tuple[str, ...], start: int) -> tuple[str, ...]:
     return (str(int(path[0]) + start), *path[1:]) if start and path[0].isdigit() else path
 
 
+def takes_any_option(target: Callable[..., Any]) -> bool:
+    """Whether a class or function takes options of any name."""
+    return _signature(target)[1]
+
+
 @functools.lru_cache(maxsize=1024)
 def _signature(target: Callable[..., Any]) -> tuple[dict[str, _Field], bool]:
     """The options of a class or function, and whether it takes options of any name."""
     hints = _hints(target)
-    finite = isinstance(target, type) and issubclass(target, Configurable) and not has_own_init(target)
+    finite = _is_calculator(target) and not has_own_init(target)
+    factories = _default_factories(target)
     fields: dict[str, _Field] = {}
     any_name = False
-    for name, parameter in inspect.signature(target).parameters.items():
+    for name, parameter in _parameters(target).items():
         if parameter.kind is parameter.VAR_KEYWORD:
             any_name = True
         elif parameter.kind is parameter.VAR_POSITIONAL:
@@ -368,8 +380,24 @@ def _signature(target: Callable[..., Any]) -> tuple[dict[str, _Field], bool]:
         else:
             hint = hints.get(name, Any)
             infinite = not finite or INFINITY_ALLOWED in getattr(hint, "__metadata__", ())
-            fields[name] = _Field(parameter.default, _adapter(hint, infinite), trusted=not finite)
+            default = factories[name]() if name in factories else parameter.default
+            fields[name] = _Field(default, _adapter(hint, infinite), trusted=not finite)
     return fields, any_name
+
+
+def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):  # some callables of C have no signature, and say themselves what they do not take
+        return {"options": inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)}
+
+
+def _default_factories(target: Any) -> dict[str, Any]:
+    """The functions that make the defaults of options."""
+    if not dataclasses.is_dataclass(target):
+        return {}
+    factories = {field.name: field.default_factory for field in dataclasses.fields(target)}
+    return {name: factory for name, factory in factories.items() if factory is not dataclasses.MISSING}
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -353,3 +354,21 @@ def test_large_arrays_in_a_compiled_loop(rng: Any) -> None:
         x = x - 1000 * grad
         losses.append(float(loss))
     assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "inputs, keywords, message",
+    [
+        ((np.zeros((4, 3)), np.arange(3)), {}, "expected 4 truths (one per row of guesses), got 3"),
+        ((np.zeros((4, 3)), np.zeros((4, 2))), {}, "expected truths of shape (4, 3)"),
+        ((np.zeros((4, 3)), np.zeros(4, int)), {"mask": np.ones(3)}, "expected mask that broadcasts to the values' shape (4,)"),
+        ((np.zeros((4, 3)), np.zeros(4, int)), {"sample_weight": np.ones(5)}, "expected sample_weight that broadcasts"),
+        ((np.zeros((4, 3)),), {}, "expected truths"),
+    ],
+)  # fmt: skip
+def test_shapes_are_checked_while_jax_traces(inputs: Any, keywords: Any, message: str) -> None:
+    function = as_function(lossreg.CrossEntropy())
+    inputs = [jnp.asarray(x) for x in inputs]
+    for transform in (lambda f: f, jax.jit, jax.grad):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            jax.eval_shape(transform(function), *inputs, **{k: jnp.asarray(x) for k, x in keywords.items()})

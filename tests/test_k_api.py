@@ -87,6 +87,23 @@ def test_help_of_one() -> None:
     assert row["options"] == options("ce")
 
 
+@pytest.mark.parametrize(
+    "name, inputs, result",
+    [("Accuracy.v1", ("labels",), "metric"), ("linear.v1", ("step",), "number"), ("Term.v1", ("context",), "loss"),
+     ("MindFormersCrossEntropy.v1", ("logits", "label"), "loss")],
+)  # fmt: skip
+def test_help_of_what_is_no_plain_calculator(name: str, inputs: Any, result: str) -> None:
+    row = lossreg.help(name)
+    assert (row["name"], row["inputs"], row["result"]) == (name, inputs, result)
+
+
+def test_a_metric_is_no_loss() -> None:
+    with pytest.raises(TypeError, match=r"Accuracy.v1 is no calculator of a loss: expected Accuracy\(\)\(labels=...\)"):
+        lossreg.loss(lossreg.metrics.Accuracy(), reals(1, 2), reals(0, 1))
+    with pytest.raises(ConfigError, match=r"'Accuracy.v1': it is one of registry.metrics"):
+        lossreg.loss("Accuracy.v1")
+
+
 def test_options_of_a_name() -> None:
     first = list(options("ce").items())[:4]
     assert first == [("class_weight", None), ("ignore_index", -100), ("label_smoothing", 0.0), ("reduction", "mean")]

@@ -624,7 +624,7 @@ def test_difference_axes_of_length_one(kauldron: Any) -> None:
     loss = lossreg.CrossEntropy()
     assert loss.get_values(X, ids[:, 0]).shape == (2,)
     close(loss.get_loss(X, ids[:, 0], mask=[1, 0]), kauldron.loss(case), 1e-12)
-    with pytest.raises(ValueError, match="mismatched shapes"):
+    with pytest.raises(ValueError, match=r"write truths\[:, 0\]"):
         loss(X, ids)
     close(loss.get_loss(X, ids[:, 0], mask=case.mask), kauldron.loss(case), 1e-12)
     with pytest.raises(ValueError, match=r"mask that broadcasts to the values' shape \(2,\)"):

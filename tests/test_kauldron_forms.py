@@ -651,7 +651,10 @@ def test_arrays_of_other_libraries(library: str, ctx: Any) -> None:
     [
         (lambda: kd.losses.L2()(IMAGES, TRUTHS), TypeError, "expected context=... or preds=..., targets=..., got 2 without names."),
         (lambda: kd.metrics.Accuracy()(LOGITS, LABELS), TypeError, "Accuracy: expected context=... or labels=..., got 2 without"),
-        (lambda: kd.losses.L2()(preds=IMAGES), TypeError, "missing a required argument: 'targets'"),
+        (lambda: kd.losses.L2()(preds=IMAGES), TypeError, "expected context=... or preds=..., targets=..., got preds without targets."),
+        (lambda: kd.losses.SoftmaxCrossEntropy()(logits=LOGITS, labels=LABELS), ValueError, r"labels of shape \(3, 3\) .* for ids use SoftmaxCrossEntropyWithIntLabels"),
+        (lambda: kd.losses.SoftmaxCrossEntropyWithIntLabels()(logits=LOGITS, labels=np.eye(3)), ValueError, r"labels of shape \(3, 1\) .* for probabilities use SoftmaxCrossEntropy"),
+        (lambda: kd.losses.L2(weight=float)(preds=IMAGES, targets=TRUTHS), ValueError, r"expected a step, got None. It is the weight of L2\("),
         (lambda: kd.losses.L2(preds="p")(context={}, preds=IMAGES), TypeError, "got both a context and preds."),
         (lambda: kd.losses.L2()(context={}), ConfigError, "preds: this option is needed: a path such as 'preds.logits'"),
         (lambda: kd.losses.L2(preds="p", targets="t")(context={}), KeyError, "Cannot find 'p'"),
@@ -811,3 +814,25 @@ def test_batches_without_boxes_and_images_without_pixels() -> None:
     images = kd.summaries.ShowBoxes()(images=np.zeros((2, 4, 4, 1)), boxes=np.zeros((2, 0, 4)))
     assert len(images) == 2
     assert kd.metrics.Ari()(predictions=np.zeros((2, 1, 0, 4, 1), int), labels=np.zeros((2, 1, 0, 4, 1), int)) == 1.0
+    nothing = np.zeros((2, 0, 4, 3))
+    for metric in (kd.metrics.Psnr(), kd.metrics.Ssim()):
+        with pytest.raises(
+            ValueError, match=r"expected pred of images with pixels, got a float64 array of shape \(2, 0"
+        ):
+            metric(pred=nothing, target=nothing)
+
+
+def test_a_subclass_may_say_what_a_loss_weighs() -> None:
+    class Rising(kd.losses.L2):
+        def get_weight(self, step: Any = None) -> float:
+            return 1.0 if step is None else float(step) / 10
+
+    preds, targets = np.array([1.0, 3.0]), np.array([1.0, 1.0])
+    loss = Rising(preds="p", targets="t")
+    context = {"p": preds, "t": targets, "step": 5}
+    assert loss(preds=preds, targets=targets) == 2.0
+    assert loss(context=context) == loss.term.get_loss(context) == 1.0
+    np.testing.assert_array_equal(loss.get_grad(context)["p"], [0.0, 1.0])
+    state, grads = loss.get_state_and_grad(context)
+    assert state.compute() == 1.0
+    np.testing.assert_array_equal(grads["p"], [0.0, 2.0])

@@ -563,7 +563,7 @@ def test_a_metric_without_state_says_so() -> None:
         (
             lambda: metrics.Norm()(context={"a": 1}, tensor=2, mask=3),
             TypeError,
-            "Cannot calculate Norm: expected a context or arguments, got both a context and tensor, mask.",
+            "Cannot calculate Norm: expected context=... or tensor=..., got both a context and tensor, mask.",
         ),
         (
             lambda: metrics.Accuracy(logits="a", pred_labels="b"),
@@ -1202,6 +1202,13 @@ def test_indices_of_any_ids_without_numbers_of_instances(rng: Any) -> None:
     many = metrics.Ari(num_instances_true=50, num_instances_pred=60)
     shifted = {"predictions": predictions // 10**12 + 3, "labels": labels // 10**12 + 3}
     close(many(**shifted), np.mean(expected))
+
+
+def test_indices_take_no_memory_for_ids(rng: Any) -> None:
+    """A table of all ids of all videos would have 10^12 cells."""
+    ids = rng.integers(0, 10**6, (2, 1, 300, 300, 1))
+    assert metrics.Ari()(predictions=ids[::-1], labels=ids) == pytest.approx(0.0, abs=1e-4)
+    assert metrics.Ari()(predictions=-ids, labels=ids) == 1.0
 
 
 def test_indices_of_segmentations_that_have_no_choice() -> None:

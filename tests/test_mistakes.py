@@ -108,7 +108,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "a column of ids": (lambda: CE()(L, Y[:, None]), "expected truths of shape (4, 3) as guesses, or ids of shape (4,)"),
     "what to write for it": (lambda: CE()(L, Y[:, None]), "write truths[:, 0]"),
     "float ids": (lambda: CE()(L, Y.astype(float)), "write truths.astype(int)"),
-    "too few truths": (lambda: CE()(L, Y[:3]), "expected truths to be 4, one for each row of guesses, got mismatched shapes: 3 truths"),
+    "too few truths": (lambda: CE()(L, Y[:3]), "expected 4 truths (one per row of guesses), got 3"),
     "logits of two classes": (lambda: CE()(L[:, 0], Y), "one per example, there is BinaryCrossEntropyWithLogits"),
     "a negated label": (lambda: NAMED(L, ["cat", "!dog", "cat", "cat"]), "not 'dog', set neg_prefix='!'"),
     "a missing label": (lambda: NAMED(L, ["cat", "", "cat", "cat"]), 'a truth is missing, set missing_value=""'),

@@ -460,6 +460,12 @@ def test_hues_of_segments() -> None:
     np.testing.assert_allclose(shown, expected, atol=1e-7)
 
 
+def test_ids_of_segments_may_be_large() -> None:
+    shown = summaries.ShowSegmentations()(segmentations=np.array([0, 10**12, 10**12 // 3]).reshape(1, 1, 3, 1))
+    hues = summaries.ShowSegmentations()(segmentations=np.arange(3).reshape(1, 1, 3, 1))
+    np.testing.assert_allclose(shown.array[0, 0], hues.array[0, 0][[0, 0, 1]], atol=1e-6)
+
+
 def test_edges_of_segments() -> None:
     pytest.importorskip("scipy", reason="SciPy is not installed: pip install 'lossreg[summaries]'")
     ids = np.array([[0, 0, 1], [0, 0, 1]]).reshape(1, 2, 3, 1)

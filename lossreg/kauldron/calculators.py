@@ -8,8 +8,9 @@ from typing import Any
 from .. import losses
 from ..arrays import Batch
 from ..base import Truths
+from ..checks import describe, fail
 
-__all__ = ["LossValues", "SoftmaxCrossEntropy"]
+__all__ = ["LossValues", "SoftmaxCrossEntropy", "SoftmaxCrossEntropyWithIntLabels"]
 
 
 class LossValues(losses.Value):
@@ -17,16 +18,41 @@ class LossValues(losses.Value):
 
 
 class SoftmaxCrossEntropy(losses.CrossEntropy):
-    """Cross-entropy with the classes on the last axis. Labels may have an axis of length 1 in its place."""
+    """Cross-entropy with the classes on the last axis, of labels that are probabilities."""
 
     layout = -1
 
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
-        """Labels and probabilities as those of a matrix of rows."""
+        """Probabilities as those of a matrix of rows."""
+        shape = _shape_beside(batch, truths)
+        if shape is None:
+            return super().read_truths(batch, truths, check)
+        if shape != batch.shape:
+            expected = f"of shape {batch.shape} (that of logits)"
+            got = f"{describe(truths)}; for ids use SoftmaxCrossEntropyWithIntLabels"
+            raise fail(batch.name, "labels", expected, got)
         rows = batch.arrays[0].shape
-        shape = getattr(truths, "shape", None)
-        if batch.lengths is None and shape == batch.shape:
-            return super().read_truths(replace(batch, shape=rows), truths.reshape(rows), check)
-        if batch.lengths is None and shape in (batch.values_shape, (*batch.values_shape, 1)):
-            return super().read_truths(replace(batch, shape=rows), truths.reshape(-1), check)
-        return super().read_truths(batch, truths, check)
+        return super().read_truths(replace(batch, shape=rows), truths.reshape(rows), check)
+
+
+class SoftmaxCrossEntropyWithIntLabels(losses.CrossEntropy):
+    """Cross-entropy with the classes on the last axis, of ids. These may have a last axis of length 1."""
+
+    layout = -1
+
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+        """Ids as those of a matrix of rows."""
+        shape = _shape_beside(batch, truths)
+        if shape is None:
+            return super().read_truths(batch, truths, check)
+        if shape not in (batch.values_shape, (*batch.values_shape, 1)):
+            expected = f"of shape {(*batch.values_shape, 1)} (one id for each row of logits)"
+            got = f"{describe(truths)}; for probabilities use SoftmaxCrossEntropy"
+            raise fail(batch.name, "labels", expected, got)
+        return super().read_truths(replace(batch, shape=batch.arrays[0].shape), truths.reshape(-1), check)
+
+
+def _shape_beside(batch: Batch, truths: Any) -> tuple[int, ...] | None:
+    """The shape of labels beside an array of logits; None for sequences, and for labels that are no array."""
+    shape = getattr(truths, "shape", None)
+    return None if batch.lengths is not None or shape is None else tuple(shape)

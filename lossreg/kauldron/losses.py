@@ -121,9 +121,17 @@ class Loss(Metric):
     def get_paths(self) -> dict[str, Any]:
         """The paths of the arguments that have one; ConfigError when one that is needed has none."""
         paths = super().get_paths()
-        if not callable(self.weight):
+        if not self._weight_needs_step():
             paths.pop("step", None)
         return paths
+
+    def _weight_needs_step(self) -> bool:
+        return callable(self.weight) or self._has_own_weight()
+
+    @classmethod
+    def _has_own_weight(cls) -> bool:
+        """Whether a subclass says itself what a loss weighs."""
+        return cls.get_weight is not Loss.get_weight
 
     @abstractmethod
     def get_values(self, *args: Any, **kwargs: Any) -> Any:
@@ -186,14 +194,16 @@ class CalculatorLoss(Loss):
         """
         self._check_unchanged()
         paths = self.get_paths()
-        return self._term(paths, paths.get("mask"), self.step or "step")
+        weight = self.get_weight if self._has_own_weight() else self.weight
+        return self._term(paths, paths.get("mask"), self.step or "step", weight)
 
     @functools.cached_property
     def _term_of_arguments(self) -> Term:
-        """A term of the context that `_context` makes."""
-        return self._term({name: name for name in self.arguments()}, "mask", "step")
+        """A term of the context that `_context` makes. It finds its weight there, in the place of the step."""
+        paths = {name: name for name in self.arguments()}
+        return self._term(paths, "mask", "weight", weight=float)
 
-    def _term(self, paths: Mapping[str, str], mask: str | None, step: str) -> Term:
+    def _term(self, paths: Mapping[str, str], mask: str | None, step: str, weight: Any) -> Term:
         guesses, truths = ([paths[name] for name in names] for names in (self.guess_names, self.truth_names))
         return Term(
             self.calculator,
@@ -201,7 +211,7 @@ class CalculatorLoss(Loss):
             truths=truths[0] if truths else None,
             mask=mask,
             step=step,
-            weight=self.weight,
+            weight=weight,
             normalize_by=self.normalize_by,
         )
 
@@ -209,7 +219,7 @@ class CalculatorLoss(Loss):
         """Arguments by their names, with a mask as the calculator takes it."""
         if self.values_of_rows and getattr(mask, "shape", ())[-1:] == (1,):
             mask = mask[..., 0]
-        return {**inputs, "mask": mask, "step": step}
+        return {**inputs, "mask": mask, "weight": self.get_weight(step)}
 
     def _values(self, **inputs: Any) -> Any:
         """What `get_values` returns."""
@@ -477,7 +487,7 @@ class SoftmaxCrossEntropyWithIntLabels(CalculatorLoss):
     logits: Key = REQUIRED
     labels: Key = REQUIRED
 
-    calculator_class = arranged.SoftmaxCrossEntropy
+    calculator_class = arranged.SoftmaxCrossEntropyWithIntLabels
     guess_names = ("logits",)
     truth_names = ("labels",)
     values_of_rows = True

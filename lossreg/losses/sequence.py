@@ -119,6 +119,10 @@ class Sequence(ReducedLoss):
         flat = tuple([padding.ragged(x) for x in batch.arrays])
         return padding.padded(self.calculator._values_like(flat if batch.is_tuple else flat[0]).data)
 
+    def _check_shapes(self, guesses: Any, truths: Any, mask: Any, sample_weight: Any) -> None:
+        if not isinstance(self.calculator, PlainItems):
+            super()._check_shapes(guesses, truths, mask, sample_weight)
+
     def _wanted(self, grad: bool = False) -> Wanted:
         return self.calculator._wanted(grad)
 
@@ -156,7 +160,9 @@ class Sequence(ReducedLoss):
         if wanted.grad:
             grads = [padding.padded(x.data) for x in (grad if batch.is_tuple else (grad,))]
             grad = batch.finish(grads, out)
-        return state, padding.padded(result.data) if wanted.values else result, grad
+        if wanted.values:
+            result = padding.padded(result.data)
+        return state, result, grad
 
     def _padding(self, batch: Batch, beside: dict[str, Any]) -> _Padding:
         """The sizes of padded guesses, and the lengths of what lies beside them."""

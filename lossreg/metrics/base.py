@@ -80,14 +80,21 @@ class Metric(Configurable, ABC):
     def __call__(self, *unnamed: Any, context: Any = None, **inputs: Any) -> Any:
         """The result of a batch, given by the arguments of `get_state` or as a context. All have names."""
         if unnamed:
-            names = ", ".join(f"{name}=..." for name, needed in self.arguments().items() if needed)
-            got = f"{len(unnamed)} without names"
-            raise TypeError(f"Cannot calculate {type(self).__name__}: expected context=... or {names}, got {got}.")
-        if context is not None and inputs:
-            got = f"both a context and {', '.join(inputs)}"
-            raise TypeError(f"Cannot calculate {type(self).__name__}: expected a context or arguments, got {got}.")
-        state = self.get_state(**inputs) if context is None else self.get_state_from_context(context)
-        return state.finalize().compute()
+            raise self._misused(f"{len(unnamed)} without names")
+        if context is not None:
+            if inputs:
+                raise self._misused(f"both a context and {', '.join(inputs)}")
+            return self.get_state_from_context(context).finalize().compute()
+
+        missing = [name for name, is_needed in self.arguments().items() if is_needed and name not in inputs]
+        if missing:
+            raise self._misused(f"{', '.join(inputs) or 'nothing'} without {', '.join(missing)}")
+        return self.get_state(**inputs).finalize().compute()
+
+    def _misused(self, got: str) -> TypeError:
+        """The error for arguments that a call does not take."""
+        names = ", ".join(f"{name}=..." for name, needed in self.arguments().items() if needed)
+        return TypeError(f"Cannot calculate {type(self).__name__}: expected context=... or {names}, got {got}.")
 
     def get_state_from_context(self, context: Any) -> Any:
         """The partial result of what lies at the paths of a context."""

@@ -43,8 +43,8 @@ class Ari(Metric):
         (1.0, 0.0)
 
     predictions, labels, mask: paths. What the mask leaves out may hold anything.
-    num_instances_true, num_instances_pred: how many objects labels and predictions have: ids are then checked to be
-        below. Give them for arrays on a GPU, where the host has to wait for the ids otherwise.
+    num_instances_true, num_instances_pred: how many objects labels and predictions have. Ids must then be below; those
+        of arrays on a GPU are not checked.
     ignored_ids: labels whose pixels are left out, one or several. With 0, the id of a background, it is the foreground
         ARI.
     """
@@ -96,33 +96,46 @@ class Ari(Metric):
             kept = kept & (truths != label)
         return kept
 
-    def _numbered(self, ops: Ops, what: str, ids: Array, kept: Array, count: int | None) -> tuple[Array, int]:
-        """(ids from 0, how many there may be)."""
-        if count is None:
-            unique, numbers = ops.xp.unique(ops.xp.where(kept, ids, 0), return_inverse=True)
-            return numbers.reshape(ids.shape), len(unique)
-        if not ops.on_device:
-            place = "video {}".format
-            check_domain(ops, type(self).__name__, f"{what} ids", ids, Interval(0, count - 1), kept, place)
-        return ops.xp.where(kept, ids, 0), count
+    def _check_ids(self, ops: Ops, what: str, ids: Array, kept: Array, count: int | None) -> None:
+        """Raise for ids that are not below the number of instances. A device would have to wait for the answer."""
+        if count is None or ops.on_device:
+            return
+        name, place = type(self).__name__, "video {}".format
+        check_domain(ops, name, f"{what} ids", ids, Interval(0, count - 1), kept, place)
 
     def _index(self, ops: Ops, guesses: Array, truths: Array, kept: Array) -> Array:
         """The index of each video."""
-        xp, n = ops.xp, len(truths)
-        truths, true_count = self._numbered(ops, "label", truths, kept, self.num_instances_true)
-        guesses, guess_count = self._numbered(ops, "prediction", guesses, kept, self.num_instances_pred)
-        cells = (xp.arange(n)[:, None] * true_count + truths) * guess_count + guesses
-        # On a device ids are not checked: those that are too large must not leave their video.
-        kept = kept & (truths >= 0) & (truths < true_count) & (guesses >= 0) & (guesses < guess_count)
-        table = xp.zeros(n * true_count * guess_count)
-        xp.add.at(table, xp.where(kept, cells, 0).reshape(-1), kept.reshape(-1).astype(np.float64))
-        table = table.reshape(n, true_count, guess_count)
+        xp = ops.xp
+        self._check_ids(ops, "label", truths, kept, self.num_instances_true)
+        self._check_ids(ops, "prediction", guesses, kept, self.num_instances_pred)
 
-        by_truth, by_guess = table.sum(axis=2), table.sum(axis=1)
-        pixels = by_truth.sum(axis=1)
-        together = (table * (table - 1.0)).sum(axis=(1, 2))
-        in_truth, in_guess = (by_truth * (by_truth - 1.0)).sum(axis=1), (by_guess * (by_guess - 1.0)).sum(axis=1)
+        # Pairs of ids have numbers, too. Those of a row are below its length, so no table of all ids is needed.
+        truths, guesses = _numbered(xp, truths), _numbered(xp, guesses)
+        both = _numbered(xp, truths * truths.shape[1] + guesses)
+        together, in_truth, in_guess = (_ordered_pairs(xp, numbers, kept) for numbers in (both, truths, guesses))
+
+        pixels = kept.sum(axis=1, dtype=np.float64)
         expected = in_truth * in_guess / xp.maximum(pixels * (pixels - 1.0), 1.0)
         most = 0.5 * (in_truth + in_guess)
         is_defined = most != expected
         return xp.where(is_defined, (together - expected) / xp.where(is_defined, most - expected, 1.0), 1.0)
+
+
+def _numbered(xp: Any, ids: Array) -> Array:
+    """The ids of each row (rows, pixels), numbered from 0 in their order."""
+    order = xp.argsort(ids, axis=1)
+    in_order = xp.take_along_axis(ids, order, axis=1)
+    numbers = xp.zeros(ids.shape, dtype=np.int64)
+    numbers[:, 1:] = xp.cumsum(in_order[:, 1:] != in_order[:, :-1], axis=1)
+    back = xp.argsort(order, axis=1)
+    return xp.take_along_axis(numbers, back, axis=1)
+
+
+def _ordered_pairs(xp: Any, numbers: Array, kept: Array) -> Array:
+    """How many ordered pairs of different pixels of a row have equal numbers, among the pixels that are kept."""
+    rows, pixels = numbers.shape
+    cells = xp.arange(rows)[:, None] * pixels + numbers
+    counts = xp.zeros(rows * pixels)
+    xp.add.at(counts, cells.reshape(-1), kept.reshape(-1).astype(np.float64))
+    counts = counts.reshape(rows, pixels)
+    return (counts * (counts - 1.0)).sum(axis=1)

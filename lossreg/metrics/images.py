@@ -51,6 +51,8 @@ class _ImageMetric(Metric):
             if array.ndim < 3:
                 raise fail(name, what, "of shape (..., h, w, c)", describe(array))
             images.append(array)
+            if not all(array.shape[-3:]):
+                raise fail(name, what, "of images with pixels", describe(array))
         check_shape(name, "target", images[1], tuple(images[0].shape), "pred")
         ops = get_ops(images[0])
         if not ops.owns(images[1]):

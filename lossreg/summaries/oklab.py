@@ -43,8 +43,8 @@ def from_oklab(lab: np.ndarray) -> np.ndarray:
     return rgb
 
 
-def palette(count: int, chroma: float = 0.3, lightness: float = 0.8) -> np.ndarray:
-    """Colours (count, 3) of sRGB of evenly spaced hues of Oklab, from blue on."""
-    hues = 2.0 * np.pi * (0.75 + np.arange(count) / count)
-    lab = np.stack([np.full(count, lightness), chroma * np.cos(hues), chroma * np.sin(hues)], axis=1)
+def palette(numbers: np.ndarray, count: int, chroma: float = 0.3, lightness: float = 0.8) -> np.ndarray:
+    """Colours (n, 3) of sRGB with some of `count` evenly spaced hues of Oklab, numbered from blue on."""
+    hues = 2.0 * np.pi * (0.75 + numbers / count)
+    lab = np.stack([np.full(len(numbers), lightness), chroma * np.cos(hues), chroma * np.sin(hues)], axis=1)
     return from_oklab(lab)

@@ -97,44 +97,51 @@ class ShowSegmentations(Metric):
 
     def coloured(self, segmentations: np.ndarray) -> np.ndarray:
         """Images (n, h, w, 3) of segmentations."""
-        shares = self._shares(segmentations)
-        best = shares.argmax(axis=-1)
-        colours = self._colours(shares.shape[-1])
-        if self.hard:
-            images = colours[best]
+        if segmentations.dtype.kind == "f":
+            images, ids, entropy = self._mixed(segmentations)
         else:
-            images = from_oklab(shares @ to_oklab(colours))
-        light = np.ones((*best.shape, 1))
+            images, ids, entropy = self._plain(segmentations[..., 0])
+        light = np.ones((*ids.shape, 1))
         if self.entropy:
-            light = light * (1.0 - _entropy(shares))
+            light = light * (1.0 - entropy)
         if self.edges:
-            edges = _edges(best)
+            edges = _edges(ids)
             light = light * (1.0 - edges) + edges * self.edge_lightness
         shown: np.ndarray = images * light
         return shown
 
-    def _shares(self, segmentations: np.ndarray) -> np.ndarray:
-        """The share of each segment in each pixel."""
-        if segmentations.dtype.kind == "f":
-            return segmentations
-        ids = segmentations[..., 0]
+    def _mixed(self, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+        """(images, the segments with the greatest shares, entropies) of a soft segmentation."""
+        count = shares.shape[-1]
+        best = shares.argmax(axis=-1)
+        colours = self._colours(np.arange(count), count)
+        if self.hard:
+            images = colours[best]
+        else:
+            images = from_oklab(shares @ to_oklab(colours))
+        return images, best, _entropy(shares)
+
+    def _plain(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+        """(images, ids, entropies) of ids."""
         if ids.size and ids.min() < 0:
             raise fail(type(self).__name__, "segmentations", "of ids of at least 0", str(ids.min()))
-        most = int(ids.max(initial=0))
-        if self.palette is not None and most >= len(self.palette):
-            self._colours(most + 1)
-        count = most + 1 if self.palette is None else len(self.palette)
-        shares: np.ndarray = np.eye(count)[ids]
-        return shares
+        count = int(ids.max(initial=0)) + 1
+        # Ids may be as large as they like: only those that occur get a colour.
+        unique, numbers = np.unique(ids, return_inverse=True)
+        images = self._colours(unique, count)[numbers.reshape(ids.shape)]
+        # Among one segment alone, Kauldron's entropy is 1.
+        is_single = count == 1 if self.palette is None else len(self.palette) == 1
+        return images, ids, float(is_single)
 
-    def _colours(self, count: int) -> np.ndarray:
-        """One colour for each segment."""
+    def _colours(self, segments: np.ndarray, count: int) -> np.ndarray:
+        """The colours of some of `count` segments."""
         if self.palette is None:
-            return palette(count)
+            return palette(segments, count)
         if len(self.palette) < count:
             expected = f"with a colour for each of {count} segments"
             raise fail(type(self).__name__, "a palette", expected, f"{len(self.palette)} colours")
-        return np.array(self.palette[:count], np.float64)
+        colours: np.ndarray = np.array(self.palette, np.float64)[segments]
+        return colours
 
 
 def _entropy(shares: np.ndarray) -> np.ndarray:
