@@ -65,17 +65,27 @@ class Loss(Configurable, ABC):
             got = " and ".join(written) or "none of them"
             raise TypeError(f"Cannot make {cls.__name__}: expected get_grad and get_loss, or __call__, got {got}.")
 
-    def __call__(self, guesses: Any, truths: Any) -> tuple[Any, Any]:
-        """(gradient, loss)."""
-        return self.get_grad(guesses, truths), self.get_loss(guesses, truths)
+    def __call__(self, guesses: Any, truths: Any, *more: Any, **named: Any) -> tuple[Any, Any]:
+        """(gradient, loss). Whatever else `get_grad` and `get_loss` take may follow."""
+        return self.get_grad(guesses, truths, *more, **named), self.get_loss(guesses, truths, *more, **named)
 
-    def get_grad(self, guesses: Any, truths: Any) -> Any:
+    def get_grad(self, guesses: Any, truths: Any, *more: Any, **named: Any) -> Any:
         """The gradient, arranged as the guesses are."""
-        return self(guesses, truths)[0]
+        return self._both(guesses, truths, *more, **named)[0]
 
-    def get_loss(self, guesses: Any, truths: Any) -> Any:
+    def get_loss(self, guesses: Any, truths: Any, *more: Any, **named: Any) -> Any:
         """The loss."""
-        return self(guesses, truths)[1]
+        return self._both(guesses, truths, *more, **named)[1]
+
+    def _both(self, *arguments: Any, **named: Any) -> tuple[Any, Any]:
+        """What a `__call__` of somebody's returns."""
+        result = self(*arguments, **named)
+        if not isinstance(result, tuple) or len(result) != 2:
+            name = type(self).__name__
+            raise TypeError(
+                f"Cannot calculate {name}: expected __call__ to return (gradient, loss), got {describe(result)}."
+            )
+        return result
 
 
 @dataclass(eq=False)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Interval", "OneOf", "check_domain", "check_shape", "describe", "fail", "first_bad", "on_host"]
+from .synonyms import is_same_argument
+
+__all__ = [
+    "Interval", "OneOf", "check_domain", "check_shape", "describe", "fail", "first_bad", "misused", "on_host",
+]  # fmt: skip
 
 SHOWN = 60
 """Characters of a value that an error shows."""
@@ -58,6 +64,32 @@ class OneOf:
 def fail(name: str, what: str, expected: str, got: str) -> ValueError:
     """The one wording of every error about the data of a call."""
     return ValueError(f"Cannot calculate {name}: expected {what} {expected}, got {got}.")
+
+
+def misused(method: Callable[..., Any], owner: str, arguments: Sequence[Any], named: Iterable[str]) -> TypeError:
+    """The error for a call of a method with arguments that it does not take, or without some that it needs.
+
+    owner: the class whose method it is.   arguments: those by position.   named: the names of the others.
+    """
+    _, *parameters = inspect.signature(method).parameters.values()
+    names = [parameter.name for parameter in parameters]
+    needed = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
+    suffix = "" if method.__name__ == "__call__" else f".{method.__name__}"
+    expected = f"{owner}(){suffix}({', '.join(names)})"
+
+    unknown = [word for word in named if word not in names]
+    given = [*names[: len(arguments)], *named]
+    missing = [name for name in needed if name not in given]
+    if unknown:
+        hints = [f"{word} is {name} here" for word in unknown for name in names if is_same_argument(word, name)]
+        got = f"{unknown[0]}=" + (f" ({hints[0]})" if hints else "")
+    elif missing:
+        got = f"no {missing[0]}"
+    elif len(arguments) > len(names):
+        got = f"{len(arguments)} arguments by position"
+    else:
+        got = "an argument by position and by name"
+    return TypeError(f"Cannot calculate {owner}: expected {expected}, got {got}.")
 
 
 def describe(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from .checks import describe, fail
+from .checks import describe, fail, misused
 from .ops import Array, get_ops
 
 __all__ = ["OURS", "arrays_in", "foreign_arrays", "is_foreign", "like", "why_not_readable"]
@@ -39,18 +39,22 @@ def foreign_arrays(method: Method) -> Method:
     """
     parameters = inspect.signature(method)
     names = list(parameters.parameters)[1:]
+    needed = [name for name in names if parameters.parameters[name].default is inspect.Parameter.empty]
 
     @functools.wraps(method)
     def at_boundary(self: Any, *arguments: Any, **named: Any) -> Any:
-        if named:
-            bound = parameters.bind(self, *arguments, **named)
+        if named or not len(needed) <= len(arguments) <= len(names):
+            try:
+                bound = parameters.bind(self, *arguments, **named)
+            except TypeError:
+                raise misused(method, _class_name(self), arguments, named) from None
             arguments, named = bound.args[1:], bound.kwargs
         for x in (*arguments, *named.values()):
             if type(x) not in OURS and is_foreign(x):
                 break
         else:
             return method(self, *arguments, **named)
-        visit = _Visit((self if isinstance(self, type) else type(self)).__name__)
+        visit = _Visit(_class_name(self))
         first = next(arrays_in((arguments or tuple(named.values()))[0]), None)
         with _library(type(first)).scope(first) if _kind(type(first)) == "foreign" else contextlib.nullcontext():
             try:
@@ -63,6 +67,12 @@ def foreign_arrays(method: Method) -> Method:
                     _library(type(target)).wrote(target)
 
     return cast(Method, at_boundary)
+
+
+def _class_name(owner: Any) -> str:
+    """The name of a class, or of that of an object."""
+    cls = owner if isinstance(owner, type) else type(owner)
+    return cls.__name__
 
 
 def like(guesses: Any, loss: Any) -> Any:

@@ -208,6 +208,8 @@ def _shape_of_logits(logits: Any) -> tuple[int, int]:
     if len(shape) != 2:
         # Classes are the last axis in MindFormers, where models flatten all others before they call the loss.
         classes = shape[-1] if shape else "C"
+        if len(shape) == 1 and getattr(logits, "dtype", np.dtype(float)).kind in "iu":
+            raise fail(NAME, "logits", "of shape (N, C)", f"{describe(logits)}; logits and label may be swapped")
         raise fail(NAME, "logits", "of shape (N, C)", f"{describe(logits)}; write logits.reshape(-1, {classes})")
     rows, classes = shape
     return rows, classes
@@ -216,6 +218,8 @@ def _shape_of_logits(logits: Any) -> tuple[int, int]:
 def _flat_label(label: Any, rows: int, classes: int) -> Any:
     """Ids (N,), or probabilities (N, C), from a label of any shape that flattens to one of them."""
     array = _array("label", label)
+    if getattr(array.dtype, "kind", None) in ("U", "S"):
+        raise fail(NAME, "label", "of class ids", f"{describe(label)} of names; CrossEntropy(names=[...]) reads them")
     shape = tuple(array.shape)
     size = math.prod(shape)
     if shape == (rows,):

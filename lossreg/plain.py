@@ -68,6 +68,8 @@ class PlainCalculator(ReducedLoss):
             grad = self.loss.get_grad(guesses, truths)
         else:
             loss = self.loss.get_loss(guesses, truths)
+        if wanted.grad and grad is None:
+            raise TypeError(f"Cannot calculate {self._name}: expected get_grad to return the gradient, got None.")
         if wanted.grad and weight != 1.0:
             grad = tree_map(lambda x: x * weight, grad)
         return LossState(loss, 1.0, parent=self), loss, grad

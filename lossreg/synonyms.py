@@ -16,6 +16,7 @@ __all__ = [
     "closest_loss",
     "closest_option",
     "folded_name",
+    "is_same_argument",
 ]
 
 LOSSES: dict[str, tuple[str, ...]] = {
@@ -144,6 +145,11 @@ def closest_loss(name: str, known: Iterable[str]) -> str:
     same = [word for word in known if folded_name(word) == folded]
     synonyms = [word for word in LOSSES.get(folded, ()) if word in known]
     return _question(same or synonyms or _slips_of(name, known))
+
+
+def is_same_argument(one: str, other: str) -> bool:
+    """Whether two names of arguments, here or elsewhere, mean the same."""
+    return CALL_ARGUMENTS.get(one, one) == CALL_ARGUMENTS.get(other, other)
 
 
 def _question(names: list[str]) -> str:

@@ -7,9 +7,10 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from .base import Loss, ReducedLoss, Wanted
+from .checks import describe
 from .config import register
 from .interop import like
 from .plain import PlainCalculator
@@ -23,23 +24,43 @@ __all__ = ["ContextLoss", "Term", "WeightedSum", "WeightedSumState"]
 
 Paths = str | Sequence[str]
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _of_one_context(method: Method) -> Method:
+    """A method that takes a context, with an error for arrays in its place."""
+
+    @functools.wraps(method)
+    def of_one_context(self: Any, *contexts: Any, **named: Any) -> Any:
+        if len(contexts) == 1 and not named:
+            return method(self, *contexts)
+        if not contexts and list(named) == ["context"]:
+            return method(self, **named)
+        raise self._misused(method, contexts, named)
+
+    return cast(Method, of_one_context)
+
 
 class ContextLoss(Configurable, ABC):
     """A loss of what lies at paths of a context: any nesting of dicts, lists and objects."""
 
+    @_of_one_context
     def __call__(self, context: Any) -> tuple[dict[str, Any], Any]:
         """({path: gradient}, loss) in one pass."""
         state, grads = self._run(context, Wanted(total=True, grad=True))
         return grads, self._loss(context, state)
 
+    @_of_one_context
     def get_grad(self, context: Any) -> dict[str, Any]:
         """The gradients, by the paths of the guesses."""
         return self._run(context, Wanted(grad=True))[1]
 
+    @_of_one_context
     def get_loss(self, context: Any) -> Any:
         """The loss."""
         return self._loss(context, self._run(context, Wanted(total=True))[0])
 
+    @_of_one_context
     def get_state_from_context(self, context: Any) -> Any:
         """The partial result of a context: states merge to the loss of all of them together."""
         return self._run(context, Wanted(total=True))[0]
@@ -50,6 +71,14 @@ class ContextLoss(Configurable, ABC):
 
         `state.scale(...)` of the merged state makes of what was added up the gradients of the loss.
         """
+
+    def _misused(self, method: Any, contexts: tuple[Any, ...], named: Mapping[str, Any]) -> TypeError:
+        name = type(self).__name__
+        paths = dict.fromkeys(path for term in self._all() for path in (*_paths(term.guesses), *_paths(term.truths)))
+        context = "{" + ", ".join(f"{path!r}: ..." for path in paths) + "}"
+        suffix = "" if method.__name__ == "__call__" else f".{method.__name__}"
+        got = ", ".join(f"{word}=" for word in named) or f"{len(contexts)} arguments"
+        return TypeError(f"Cannot calculate {name}: expected one context, {name}(...){suffix}({context}), got {got}.")
 
     @abstractmethod
     def empty(self) -> Any:
@@ -242,6 +271,12 @@ class WeightedSum(ContextLoss):
     writes_init = False  # it takes terms by position and by name, and is a dataclass all the same
 
     def __init__(self, *args: Term, terms: Mapping[str, Term] | None = None) -> None:
+        for term in (*args, *(terms.values() if isinstance(terms, Mapping) else ())):
+            if not isinstance(term, Term):
+                expected = 'expected terms one by one, WeightedSum(a, b), or WeightedSum(terms={"name": a})'
+                hint = "; write loss.term" if hasattr(term, "term") else ""
+                problem = "terms", f"{expected}, got {describe(term)}{hint}"
+                raise ConfigError([problem], title=f"Cannot make {type(self).__name__}")
         named = {str(i): term for i, term in enumerate(args)}
         doubled = [name for name in terms or () if name in named]
         if doubled:

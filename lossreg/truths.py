@@ -153,6 +153,8 @@ class Labels:
         hint = ""
         if getattr(truths, "ndim", 0) == 2 and len(truths) == classes:
             hint = "; guesses and truths may be swapped"
+        elif isinstance(truths, (list, tuple)) and len(truths) == classes:
+            hint = "; for numbers of two classes, one per example, pass two columns, np.stack([-x, x], axis=1)"
         raise fail(self.name, "truths of one example", f"to be a label or a row of {classes}", describe(truths) + hint)
 
     def _check_is_one_row(self, truths: Any, classes: int) -> None:
@@ -172,7 +174,10 @@ class Labels:
         if hasattr(truths, "shape") and truths.shape == rows:
             return batch.ops.xp.moveaxis(batch.ops.asarray(truths), 1, -1).reshape(-1, batch.shape[1])
         expected = f"of shape {labels} or {rows} (that of guesses)"
-        raise fail(self.name, "truths", expected, describe(truths))
+        hint = ""
+        if getattr(truths, "shape", None) == (n, *batch.shape[1:-1]):
+            hint = f"; classes are axis 1: write guesses.reshape(-1, {batch.shape[-1]}) and truths.reshape(-1)"
+        raise fail(self.name, "truths", expected, f"{describe(truths)}{hint}")
 
     def _nested(self, truths: Any, shape: tuple[int, ...]) -> list[Any]:
         """The labels in lists of lists."""

@@ -377,7 +377,7 @@ BAD: list[tuple[Any, Any, Any, str]] = [
     (CrossEntropy(), np.zeros((2, 3, 4)), np.full((2, 4), 3), "got undeclared id 3 in row (0, 0)."),
     (CosineDistance(), X, X.tolist(), "expected truths to be an array, got a list of 3."),
     # sequences
-    (SequenceCategoricalCrossentropy(), P, [0, 1, 2], "expected guesses of sequence 0 of shape (Ni, C), got shape (3,)."),
+    (SequenceCategoricalCrossentropy(), P, [0, 1, 2], "expected guesses to be a list of arrays (Ni, C) or a Ragged, got a float64 array of shape (3, 3); write [guesses] for one sequence."),
     (SequenceCategoricalCrossentropy(), [P, P], [[0, 1, 2]], "expected truths to be a list of 2, one part for each sequence of guesses, got a list of 1."),
     (SequenceCategoricalCrossentropy(), [P, P], [[0, 1, 2], [0, 1]], "expected truths of sequence 1 of length 3 (that of its guesses), got length 2."),
     (SequenceCategoricalCrossentropy(), [P, P], [[0, 1, 2], [0, 1, 9]], "got undeclared id 9 in row 2 of sequence 1."),

@@ -606,7 +606,7 @@ def test_a_metric_without_state_says_so() -> None:
         (
             lambda: metrics.TreeMap(metrics.Norm())(),
             TypeError,
-            "Norm.get_state() missing 1 required positional argument: 'tensor'",
+            "Cannot calculate Norm: expected Norm().get_state(tensor, mask), got no tensor.",
         ),
         (
             lambda: metrics.RocAuc()(logits=np.eye(2), labels=[{0, 1}, 1]),

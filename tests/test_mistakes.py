@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import lossreg
-from lossreg import Config, ElementwiseLoss, registry
+from lossreg import Config, ElementwiseLoss, mindformers, registry
+from lossreg import kauldron as kd
 from lossreg.config import ALIASES
 from lossreg.synonyms import CALL_ARGUMENTS, LOSSES, OPTIONS, closest_loss, folded_name
 
@@ -137,6 +138,90 @@ def test_a_mistake_gets_its_sentence(name: str, ops: str | None) -> None:
         else:
             with lossreg.use_ops(ops):
                 mistake()
+
+
+class Returns3(lossreg.Loss):
+    def __call__(self, guesses: Any, truths: Any) -> Any:
+        return 3.0
+
+
+class WithoutGradient(lossreg.Loss):
+    def get_grad(self, guesses: Any, truths: Any) -> Any:
+        return None
+
+    def get_loss(self, guesses: Any, truths: Any) -> Any:
+        return 0.0
+
+
+class Values(kd.losses.Loss):
+    preds: Any = kd.kontext.REQUIRED
+
+    def get_values(self, preds: Any) -> Any:
+        return None
+
+
+def _of(formula: Any) -> Any:
+    """A loss with a formula."""
+    return type("Mine", (lossreg.ElementwiseLoss,), {"formula": staticmethod(formula)})()
+
+
+TERM = lossreg.Term(CE(), guesses="p", truths="t")
+CALLS: dict[str, tuple[Any, str]] = {
+    "a mask for Thinc's calculator": (
+        lambda: lossreg.L2Distance()(L, L, mask=[1]), "expected L2Distance()(guesses, truths), got mask=."),
+    "too many for Thinc's": (
+        lambda: lossreg.L2Distance().get_loss(L, L, [1]), "expected L2Distance()(guesses, truths), got 3 arguments by position."),
+    "a misspelt argument of a metric": (
+        lambda: kd.losses.L2()(preds=L, targets=L, masks=1), "got masks=; did you mean 'mask'?"),
+    "mask of MindFormers": (
+        lambda: mindformers.CrossEntropyLoss()(L, Y, mask=Y), "got mask= (mask is input_mask here)."),
+    "labels of MindFormers": (
+        lambda: mindformers.CrossEntropyLoss()(logits=L, labels=Y), "got labels= (labels is label here)."),
+    "nothing for MindFormers": (lambda: mindformers.CrossEntropyLoss()(L), "(logits, label, input_mask), got no label."),
+    "swapped for MindFormers": (lambda: mindformers.CrossEntropyLoss()(Y, L, Y), "logits and label may be swapped"),
+    "names for MindFormers": (lambda: mindformers.CrossEntropyLoss()(L, ["a"] * 4), "CrossEntropy(names=[...]) reads them"),
+    "arrays for a term": (lambda: TERM(L, Y), "expected one context, Term(...)({'p': ..., 't': ...}), got 2 arguments."),
+    "names for a term": (lambda: TERM.get_loss(p=L), "Term(...).get_loss({'p': ..., 't': ...}), got p=."),
+    "no values": (lambda: Values()(preds=L), "Values: expected get_values to return an array of values, got None."),
+    "__call__ with one result": (
+        lambda: Returns3().get_loss(L, Y), "Returns3: expected __call__ to return (gradient, loss), got 3.0."),
+    "no gradient": (
+        lambda: lossreg.Term(WithoutGradient(), guesses="p", truths="t")({"p": L, "t": Y}),
+        "WithoutGradient: expected get_grad to return the gradient, got None."),
+    "no result": (lambda: _of(lambda xp, a, b: None)(L, L), "expected a tuple (value, derivative of each guess), got None"),
+    "no xp": (lambda: _of(lambda a, b: (a, b))(L, L), "expected 1 + 2 parameters, of which the first is xp, got 2 (a, b)"),
+    "a list as a result": (lambda: _of(lambda xp, a, b: (a, [b]))(L, L), "results, got a list"),
+    "a function that xp lacks": (lambda: _of(lambda xp, a, b: (xp.sin(a), b))(L, L), "xp has no sin. A formula may use"),
+    "one column for RocAuc": (
+        lambda: lossreg.metrics.RocAuc()(logits=L[:, 0], labels=Y.tolist()), "pass two columns, np.stack([-x, x], axis=1)"),
+    "an array for sequences": (
+        lambda: lossreg.SequenceCategoricalCrossentropy()(L, Y), "write [guesses] for one sequence"),
+    "a loss with keys in a sum": (
+        lambda: lossreg.WeightedSum(terms={"a": kd.losses.L2(preds="p", targets="t")}), "write loss.term"),
+    "a list of terms": (lambda: lossreg.WeightedSum([TERM]), "terms one by one, WeightedSum(a, b)"),
+    "classes on the last axis": (
+        lambda: CE()(np.zeros((2, 3, 4)), np.zeros((2, 3), int)), "write guesses.reshape(-1, 4) and truths.reshape(-1)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_wrong_call_gets_its_sentence(name: str) -> None:
+    call, message = CALLS[name]
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_what_own_methods_take_may_follow_in_a_call() -> None:
+    class Masked(lossreg.Loss):
+        def get_grad(self, guesses: Any, truths: Any, mask: Any = None) -> Any:
+            return (guesses - truths) * mask
+
+        def get_loss(self, guesses: Any, truths: Any, mask: Any = None) -> Any:
+            return float((np.abs(guesses - truths) * mask).sum())
+
+    grad, loss = Masked()(np.ones(2), np.zeros(2), mask=np.array([0.0, 1.0]))
+    assert (grad.tolist(), loss) == ([0.0, 1.0], 1.0)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
@@ -74,6 +75,13 @@ class Symbol:
         if isinstance(power, float) and power == 0.5:
             return self.graph.call("sqrt", self)
         return self.graph.call("pow", self, power)
+
+
+class Functions(SimpleNamespace):
+    """What a formula gets as `xp`."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"xp has no {name}")
 
 
 class Graph:
@@ -152,7 +160,7 @@ class Graph:
             raise TypeError("expected pick of something with columns")
         return index if x.op == "columns" else self.make("pick", (x, index), ROW, x.kind)
 
-    def namespace(self, rows: bool) -> SimpleNamespace:
+    def namespace(self, rows: bool) -> Functions:
         """What a formula gets as `xp`."""
         functions: dict[str, Any] = {name: self._unary(name) for name in (*LIBRARY, "abs", "isnan")}
         functions |= {
@@ -172,7 +180,7 @@ class Graph:
                 "pick": self.pick,
             }
             assert set(functions) == {*FORMULA_FUNCTIONS, *ROW_FUNCTIONS}
-        return SimpleNamespace(**functions)
+        return Functions(**functions)
 
     def _unary(self, op: str) -> Callable[[Any], Symbol]:
         return lambda x: self.call(op, x)
@@ -205,15 +213,30 @@ def trace(formula: Callable[..., Sequence[Any]], arguments: Sequence[Any], rows:
     graph = Graph()
     given = [_symbol(graph, i, argument) for i, argument in enumerate(arguments)]
     try:
+        _check_parameters(formula, len(given))
         results = formula(graph.namespace(rows), *given)
-        if isinstance(results, Symbol):
-            raise TypeError("expected a tuple (value, derivative of each guess), got one result")
+        if not isinstance(results, (tuple, list)):
+            got = "one result" if isinstance(results, Symbol) else repr(results)
+            raise TypeError(f"expected a tuple (value, derivative of each guess), got {got}")
+        for result in results:
+            if isinstance(result, (list, tuple, str)):
+                raise TypeError(f"expected arrays and numbers in the tuple of results, got a {type(result).__name__}")
         return graph, [graph.as_float(x) for x in results]
     except (TypeError, AttributeError, ValueError) as error:
         raise TypeError(
             f"Cannot run {name_of(formula)}: {error}. A formula may use arithmetic, comparisons and these functions of "
             f"xp: {', '.join((*FORMULA_FUNCTIONS, *(ROW_FUNCTIONS if rows else ())))}."
         ) from error
+
+
+def _check_parameters(formula: Any, count: int) -> None:
+    """Raise unless a formula takes `xp` and so many arguments."""
+    parameters = inspect.signature(formula).parameters
+    try:
+        inspect.signature(formula).bind(None, *range(count))
+    except TypeError:
+        expected = f"expected 1 + {count} parameters, of which the first is xp"
+        raise TypeError(f"{expected}, got {len(parameters)} ({', '.join(parameters)})") from None
 
 
 def name_of(formula: Any) -> str:

@@ -14,7 +14,11 @@ __all__ = ["LossValues", "SoftmaxCrossEntropy", "SoftmaxCrossEntropyWithIntLabel
 
 
 class LossValues(losses.Value):
-    """Values that a loss has computed. Errors speak of them by this name."""
+    """Values that a loss has computed."""
+
+    def read_guesses(self, guesses: Any) -> Batch:
+        """As other arrays. Errors speak of the state that the caller makes of them."""
+        return Batch.read("AllReduceMean", guesses, self.inputs, self.layout)
 
 
 class SoftmaxCrossEntropy(losses.CrossEntropy):

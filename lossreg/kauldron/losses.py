@@ -16,7 +16,7 @@ from .. import losses as registered
 from ..base import ReducedLoss
 from ..interop import foreign_arrays
 from ..metrics import REQUIRED, Key, Metric
-from ..metrics.base import named_parameters
+from ..metrics.base import named_parameters, takes_any_argument
 from ..reduction import NormalizeBy
 from ..schedules import Series, value_at
 from ..schema import ConfigError
@@ -118,6 +118,10 @@ class Loss(Metric):
         """The arguments that are read from a context, and whether each must be given."""
         return {**named_parameters(cls.get_values), "mask": False, "step": False}
 
+    @classmethod
+    def _takes_any_argument(cls) -> bool:
+        return takes_any_argument(cls.get_values)
+
     def get_paths(self) -> dict[str, Any]:
         """The paths of the arguments that have one; ConfigError when one that is needed has none."""
         paths = super().get_paths()
@@ -144,6 +148,9 @@ class Loss(Metric):
         step: the number of the step, for a weight that is a schedule.
         """
         values = self.get_values(*args, **kwargs)
+        if values is None:
+            name = type(self).__name__
+            raise TypeError(f"Cannot calculate {name}: expected get_values to return an array of values, got None.")
         weight = self.get_weight(step)
         return self.State.from_values(values=values, mask=mask, weight=weight, normalize_by=self.normalize_by)
 

@@ -273,6 +273,9 @@ def as_sequences(batch: Batch, truths: Any) -> Any:
 
 def read_sequences(name: str, guesses: Any) -> Batch:
     """A list of matrices (Ni, C), or a Ragged of (N, C)."""
+    if getattr(guesses, "ndim", 0) == 2:
+        expected = "to be a list of arrays (Ni, C) or a Ragged"
+        raise fail(name, "guesses", expected, f"{describe(guesses)}; write [guesses] for one sequence")
     guesses = _as_list(guesses)
     if not isinstance(guesses, list) and not is_ragged(guesses):
         raise fail(name, "guesses", "to be a list of arrays (Ni, C) or a Ragged", describe(guesses))

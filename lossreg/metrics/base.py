@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 from .. import state as states
 from ..checks import describe
 from ..schema import ConfigError, Configurable, Problem
+from ..synonyms import closest
 from ..trees import get_path, leaves, tree_map
 from .globs import check_glob
 
-__all__ = ["REQUIRED", "Key", "Metric", "named_parameters"]
+__all__ = ["REQUIRED", "Key", "Metric", "named_parameters", "takes_any_argument"]
 
 Key = str | None
 """The path of an argument in a context, such as "preds.logits"."""
@@ -86,15 +87,26 @@ class Metric(Configurable, ABC):
                 raise self._misused(f"both a context and {', '.join(inputs)}")
             return self.get_state_from_context(context).finalize().compute()
 
-        missing = [name for name, is_needed in self.arguments().items() if is_needed and name not in inputs]
+        arguments = self.arguments()
+        if not self._takes_any_argument():
+            for name in inputs:
+                if name not in arguments:
+                    raise self._misused(f"{name}={closest(name, arguments)}")
+        missing = [name for name, is_needed in arguments.items() if is_needed and name not in inputs]
         if missing:
             raise self._misused(f"{', '.join(inputs) or 'nothing'} without {', '.join(missing)}")
         return self.get_state(**inputs).finalize().compute()
 
+    @classmethod
+    def _takes_any_argument(cls) -> bool:
+        """Whether a call takes arguments of any name."""
+        return takes_any_argument(cls.get_state)
+
     def _misused(self, got: str) -> TypeError:
         """The error for arguments that a call does not take."""
         names = ", ".join(f"{name}=..." for name, needed in self.arguments().items() if needed)
-        return TypeError(f"Cannot calculate {type(self).__name__}: expected context=... or {names}, got {got}.")
+        end = "" if got.endswith("?") else "."
+        return TypeError(f"Cannot calculate {type(self).__name__}: expected context=... or {names}, got {got}{end}")
 
     def get_state_from_context(self, context: Any) -> Any:
         """The partial result of what lies at the paths of a context."""
@@ -124,6 +136,12 @@ def named_parameters(method: Callable[..., Any]) -> Mapping[str, bool]:
     parameters = list(inspect.signature(method).parameters.values())[1:]
     named = [x for x in parameters if x.kind not in (x.VAR_POSITIONAL, x.VAR_KEYWORD)]
     return {x.name: x.default is x.empty for x in named}
+
+
+@functools.cache
+def takes_any_argument(method: Callable[..., Any]) -> bool:
+    """Whether a method has a parameter such as `**kwargs`."""
+    return any(x.kind is x.VAR_KEYWORD for x in inspect.signature(method).parameters.values())
 
 
 def _linking(method: Callable[..., Any]) -> Callable[..., Any]:
