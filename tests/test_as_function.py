@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foreign import ROWS_TO_DIFFERENTIATE, Library, installed
+from foreign import NO_CALCULATORS, ROWS_TO_DIFFERENTIATE, Library, installed
 from support import assert_same, each, leaves
 from table import ROWS, Row
 
@@ -106,6 +106,13 @@ def test_gradients_in_something_else_are_refused(row: Row) -> None:
     error, message = (TypeError, "all but Thinc's own") if row.thinc else (ValueError, "got wrt='logits'")
     with pytest.raises(error, match=f"Cannot differentiate .*{message}"):
         as_function(row.make())
+
+
+@pytest.mark.parametrize("loss, error", NO_CALCULATORS)
+def test_what_is_no_calculator_is_named(loss: Any, error: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        as_function(loss)
+    assert str(caught.value) == f"Cannot differentiate {error}"
 
 
 # The graph
