@@ -14,7 +14,7 @@ import numpy as np
 from .checks import describe, fail, misused
 from .ops import Array, get_ops
 
-__all__ = ["OURS", "arrays_in", "foreign_arrays", "is_foreign", "like", "why_not_readable"]
+__all__ = ["OURS", "arrays_in", "foreign_arrays", "is_foreign", "is_traced", "like", "our_array", "why_not_readable"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Result = TypeVar("Result")
@@ -47,14 +47,14 @@ def foreign_arrays(method: Method) -> Method:
             try:
                 bound = parameters.bind(self, *arguments, **named)
             except TypeError:
-                raise misused(method, _class_name(self), arguments, named) from None
+                raise misused(method, _class_of(self).__name__, arguments, named) from None
             arguments, named = bound.args[1:], bound.kwargs
         for x in (*arguments, *named.values()):
             if type(x) not in OURS and is_foreign(x):
                 break
         else:
             return method(self, *arguments, **named)
-        visit = _Visit(_class_name(self))
+        visit = _Visit(_class_of(self))
         first = next(arrays_in((arguments or tuple(named.values()))[0]), None)
         with _library(type(first)).scope(first) if _kind(type(first)) == "foreign" else contextlib.nullcontext():
             try:
@@ -69,17 +69,35 @@ def foreign_arrays(method: Method) -> Method:
     return cast(Method, at_boundary)
 
 
-def _class_name(owner: Any) -> str:
-    """The name of a class, or of that of an object."""
-    cls = owner if isinstance(owner, type) else type(owner)
-    return cls.__name__
+def _class_of(owner: Any) -> type:
+    """A class itself, or the class of an object."""
+    return owner if isinstance(owner, type) else type(owner)
 
 
 def like(guesses: Any, loss: Any) -> Any:
     """A loss on a device as an array of the guesses' library; anything else as it is."""
     if type(loss) is float or not _is_array(loss) or not is_foreign(guesses):
         return loss
-    return _Visit("").outside(loss, next(arrays_in(guesses)))
+    return _Visit(type(loss)).outside(loss, next(arrays_in(guesses)))
+
+
+def our_array(owner: type, what: str, value: Any) -> Any:
+    """An array of another library as one of NumPy or CuPy, and of no axes as a number of NumPy; else what it is."""
+    if type(value) in OURS or _kind(type(value)) != "foreign":
+        return value
+    with _library(type(value)).scope(value):
+        array = _Visit(owner).inside(value, what)
+        if isinstance(array, np.ndarray):
+            return array[()]
+        # Its library may give the memory away as soon as nobody else holds the array, in the order of its own stream.
+        return array.copy()
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a value holds an array that stands for others while JAX compiles or differentiates."""
+    if "jax" not in sys.modules or not is_foreign(value):
+        return False
+    return any(isinstance(x, sys.modules["jax"].core.Tracer) for x in arrays_in(value))
 
 
 def is_foreign(value: Any) -> bool:
@@ -121,8 +139,9 @@ def arrays_in(value: Any) -> Iterator[Any]:
 class _Visit:
     """The arrays of one call on their way in, and those of its result on their way out."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, owner: type) -> None:
+        self.owner = owner
+        """The class that the errors are about."""
         self.ours: dict[int, Any] = {}
         """The array for each of theirs, by id."""
         self.theirs: dict[int, Any] = {}
@@ -159,16 +178,27 @@ class _Visit:
             # Asked even if the same array is an input too, and so has been read before.
             problem = library.why_not_writable(value)
             if problem:
-                raise fail(self.name, what, "to be writable", f"{describe(value)} {problem}")
+                raise fail(self.owner.__name__, what, "to be writable", f"{describe(value)} {problem}")
             self.targets.append(value)
+        if is_traced(value):
+            raise self._without_numbers(value, what)
         if id(value) not in self.ours:
             try:
                 array = library.read(value)
             except (TypeError, ValueError, RuntimeError, BufferError) as error:
                 why = str(error).partition("\n")[0].rstrip(".")
-                raise fail(self.name, what, "to be shared with NumPy or CuPy", f"{describe(value)} ({why})") from error
+                got = f"{describe(value)} ({why})"
+                raise fail(self.owner.__name__, what, "to be shared with NumPy or CuPy", got) from error
             self.ours[id(value)], self.theirs[id(array)] = array, value
         return self.ours[id(value)]
+
+    def _without_numbers(self, value: Any, what: str) -> ValueError:
+        """The error for an array inside a transformation of JAX. What has a gradient has a form for these as well."""
+        instead = "do this outside of them"
+        if hasattr(self.owner, "get_grad"):
+            instead = "use lossreg.jax.as_function"
+        why = f"inside jax.jit, jax.grad and jax.vmap, {instead}"
+        return fail(self.owner.__name__, what, "to be shared with NumPy or CuPy", f"{describe(value)} ({why})")
 
 
 class _DLPack:
@@ -271,10 +301,6 @@ class _Jax(_DLPack):
         return "of jax, whose arrays are not"
 
     def read(self, value: Any) -> Array:
-        import jax
-
-        if isinstance(value, jax.core.Tracer):
-            raise TypeError("inside jax.jit, jax.grad and jax.vmap, use lossreg.jax.as_function")
         on_host = all(device.platform == "cpu" for device in value.devices())
         return np.asarray(value) if on_host else super().read(value)
 

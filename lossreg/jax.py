@@ -12,8 +12,8 @@ from .base import ReducedLoss, Wanted
 from .checks import fail
 from .ops.base import is_half
 from .ragged import Ragged, is_ragged
-from .terms import ContextLoss
-from .trees import tree_map
+from .terms import ContextLoss, Term
+from .trees import get_path, tree_map
 
 try:
     import jax
@@ -47,10 +47,27 @@ def as_function(loss: ReducedLoss | ContextLoss) -> Callable[..., Any]:
     def function_of_context(context: Any) -> Any:
         """The sum of the terms' losses."""
         assert isinstance(loss, ContextLoss)
-        terms = ((term._weight_in(context), _Call(term.calculator, *term._inputs(context))) for term in loss._all())
-        return sum(weight * call.result() for weight, call in terms)
+        return sum(_loss_of_term(term, context) for term in loss._all())
 
     return function_of_context if isinstance(loss, ContextLoss) else function
+
+
+def _loss_of_term(term: Term, context: Any) -> Any:
+    call = _Call(term.calculator, *term._inputs(context))
+    return _weight_of_term(term, context, call.dtype) * call.result()
+
+
+def _weight_of_term(term: Term, context: Any, dtype: Any) -> Any:
+    """A number, or where JAX traces the step an array of no axes."""
+    step = get_path(context, term.step) if callable(term.weight) else None
+    if not isinstance(step, jax.core.Tracer):
+        return term.get_weight(step)
+
+    # A schedule is a function of a Python number: JAX cannot trace its `if`, `min` and `math.sin`.
+    def weight(step: Any) -> list[Any]:
+        return [term.get_weight(np.asarray(step).tolist())]
+
+    return _on_host(weight, [jax.ShapeDtypeStruct((), dtype)], [jax.lax.stop_gradient(step)])[0]
 
 
 class _Call:
@@ -66,7 +83,7 @@ class _Call:
         self.differentiable = [k for k, i in enumerate(self.places) if i < inside and _is_floating(leaves[i])]
         """Which of the arrays have gradients."""
         first = next(iter(leaves_of(self.guesses)), 0.0)
-        dtype = jax.numpy.result_type(first if _is_floating(first) else float)
+        self.dtype = jax.numpy.result_type(first if _is_floating(first) else float)
         self.values = None
         """How the values are arranged, if nothing is reduced."""
         outputs: list[Any] = [0.0]
@@ -77,7 +94,7 @@ class _Call:
         if loss._wanted().values:
             self.values = loss._values_like(shaped[0])
             outputs = leaves_of(self.values)
-        self.shapes = [jax.ShapeDtypeStruct(np.shape(x), dtype) for x in outputs]
+        self.shapes = [jax.ShapeDtypeStruct(np.shape(x), self.dtype) for x in outputs]
 
     def result(self) -> Any:
         """The loss, or the values, as a function that JAX can differentiate."""

@@ -18,6 +18,7 @@ from annotated_types import Gt
 
 from .checks import describe
 from .config import register
+from .interop import is_traced
 from .schema import Configurable, Problem
 
 __all__ = ["ConstantSchedule", "CosineSchedule", "LinearSchedule", "PiecewiseSchedule", "Schedule", "value_at"]
@@ -191,6 +192,11 @@ def value_at(schedule: float | Callable[[int], Any], step: Any) -> float:
         return float(schedule)
     if not isinstance(step, Real) and getattr(step, "shape", None) != ():
         raise ValueError(f"Cannot evaluate the schedule: expected a step, got {describe(step)}.")
+    if is_traced(step):
+        raise ValueError(
+            f"Cannot evaluate the schedule: expected a step, got {describe(step)} inside jax.jit; use "
+            "lossreg.jax.as_function, which evaluates schedules there as well."
+        )
     value = schedule(step)
     try:
         number = float(value.item() if hasattr(value, "item") else value)

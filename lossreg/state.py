@@ -19,7 +19,7 @@ import numpy as np
 from .arrays import check_unmasked, real_array
 from .checks import describe, fail, on_host
 from .frozen import Frozen, as_dataclass
-from .interop import foreign_arrays
+from .interop import OURS, foreign_arrays, our_array
 from .ops import Ops, get_ops
 from .ops.base import compute_dtype
 from .trees import get_path, tree_map
@@ -308,8 +308,15 @@ def static_field(default: Any = dataclasses.MISSING, **options: Any) -> Any:
     return _field(None, default=default, **options)
 
 
-_IN_PLACE = (_Sum, _Elementwise)
-"""Kinds whose merged values need no last step."""
+def _finalizing(compute: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A `compute` that finds its fields as they are after the last merge."""
+
+    @functools.wraps(compute)
+    def of_final(self: AutoState) -> Any:
+        return compute(self.finalize())
+
+    of_final.finalizes = True  # type: ignore[attr-defined]
+    return of_final
 
 
 @functools.cache
@@ -323,9 +330,11 @@ class AutoState(State):
     """A state whose fields say how they merge: `total: Any = sum_field()`.
 
     Kinds: `sum_field`, `min_field`, `max_field`, `concat_field`, `truncate_field`, `state_field`; all other fields are
-    static, and must be equal. `compute()` returns a namespace of the merged values as NumPy arrays; a subclass may
-    override it, and finds its fields concatenated there. Arrays on a device stay there until then, and those that are
-    collected are not copied before.
+    static: they must be equal, and are not part of the result. `compute()` returns a namespace of the merged values as
+    NumPy arrays; a subclass may override it, and finds its fields concatenated there. Arrays on a device stay there
+    until then, and those that are collected are not copied before.
+    Arrays of PyTorch, JAX and all that have DLPack are taken as well. They are NumPy's or CuPy's from the first merge
+    on, and in `compute`.
     """
 
     rests: Mapping[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
@@ -339,9 +348,8 @@ class AutoState(State):
         for name in inspect.get_annotations(cls).keys() & {f.name for f in dataclasses.fields(cls)}:
             if hasattr(AutoState, name) or name == "rests":
                 raise TypeError(f"Cannot make {cls.__name__}: expected fields with names of their own, got {name!r}.")
-        collects = any(not isinstance(kind, _IN_PLACE) for kind in _kinds(cls).values())
-        if collects and not hasattr(cls.compute, "finalizes"):
-            cls.compute = _finalizing(cls.compute)  # type: ignore[assignment, method-assign]
+        if not hasattr(cls.compute, "finalizes"):
+            cls.compute = _finalizing(cls.compute)  # type: ignore[method-assign]
 
     @classmethod
     def empty(cls, parent: Any = None) -> Self:
@@ -353,19 +361,18 @@ class AutoState(State):
         """Each field by its kind."""
         parent = self.merged_parent(other)
         kinds = _kinds(type(self))
-        pairs = {
-            f.name: (getattr(self, f.name), getattr(other, f.name))
+        merged = {
+            f.name: _static(f, getattr(self, f.name), getattr(other, f.name))
             for f in dataclasses.fields(self)
-            if f.name not in ("parent", "rests")
+            if f.name not in ("parent", "rests", *kinds)
         }
-        merged = {name: _static(name, *pair) for name, pair in pairs.items() if name not in kinds}
         state = replace(self, parent=parent, **merged)
         rests: dict[str, Any] = {}
         for name, kind in kinds.items():
-            a, b = pairs[name]
+            a, b = self._ours(name), other._ours(name)
             if a is EMPTY or b is EMPTY:
                 kept = other if a is EMPTY else self
-                merged[name] = getattr(kept, name)
+                merged[name] = b if a is EMPTY else a
                 if name in kept.rests:
                     rests[name] = kept.rests[name]
             elif a is None or b is None:
@@ -379,18 +386,28 @@ class AutoState(State):
         return replace(state, rests=rests, **{name: merged[name] for name in kinds})
 
     def finalize(self) -> Self:
-        """Collected arrays become one NumPy array each."""
+        """Collected arrays become one NumPy array each, and all others NumPy's or CuPy's."""
         changed = {}
         for name, kind in _kinds(type(self)).items():
-            value = getattr(self, name)
-            if not isinstance(kind, _IN_PLACE) and value is not EMPTY and value is not None:
-                changed[name] = kind.finalize(value, self)
+            value = self._ours(name)
+            if value is EMPTY or value is None:
+                continue
+            final = kind.finalize(value, self)
+            if final is not getattr(self, name):
+                changed[name] = final
         return replace(self, **changed) if changed else self
 
+    def _ours(self, name: str) -> Any:
+        """The value of a field, with arrays of NumPy or CuPy in the places of those of other libraries."""
+        value = getattr(self, name)
+        if type(value) in OURS:
+            return value
+        return tree_map(functools.partial(our_array, type(self), name), value, is_leaf=_is_parts)
+
+    @_finalizing
     def compute(self) -> Any:
         """A namespace of the fields that merge; None for those of no data."""
-        final = self.finalize()
-        return SimpleNamespace(**{name: _result(getattr(final, name)) for name in _kinds(type(self))})
+        return SimpleNamespace(**{name: _result(getattr(self, name)) for name in _kinds(type(self))})
 
 
 def weighed(name: str, values: Any, mask: Any) -> tuple[Ops, Any, Any]:
@@ -457,7 +474,7 @@ class LossState(AverageState):
     @property
     def factor(self) -> Any:
         """What turns the gradient of the total into that of the loss: 1 / count, and 0 where nothing was counted."""
-        return self._divided(1.0)
+        return self.finalize()._divided(1.0)
 
     @foreign_arrays
     def scale(self, gradients: Any) -> Any:
@@ -504,7 +521,8 @@ class CollectingState(AutoState):
         >>> (state + Scores(scores=np.array([0.4]), labels=np.array([1]))).compute().scores
         array([0.1, 0.9, 0.4])
 
-    Its fields need no kind. A `compute` of a subclass finds them concatenated, as arrays of NumPy.
+    Its fields need no kind. A `compute` of a subclass finds them concatenated, as arrays of NumPy whatever library they
+    came from.
     """
 
     default_kind: ClassVar[_Kind | None] = _Concat(0)
@@ -547,25 +565,22 @@ class TreeState(State):
         return {} if self.tree is None else tree_map(lambda x: x.compute(), self.tree)
 
 
-def _finalizing(compute: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    @functools.wraps(compute)
-    def of_final(self: AutoState) -> Any:
-        return compute(self.finalize())
-
-    of_final.finalizes = True  # type: ignore[attr-defined]
-    return of_final
-
-
-def _static(name: str, a: Any, b: Any) -> Any:
+def _static(field: dataclasses.Field[Any], a: Any, b: Any) -> Any:
+    """The value of a field that does not merge."""
     if a is EMPTY or b is EMPTY:
         return a if b is EMPTY else b
-    if not _equal(a, b):
-        raise ValueError(f"Cannot merge states: expected the same {name} in both, got {describe(a)} and {describe(b)}.")
-    return a
+    if _equal(a, b):
+        return a
+    name, instead = field.name, ""
+    if "lossreg" not in field.metadata:  # written without any of the functions, so perhaps by mistake
+        instead = f"; write {name}: Any = sum_field(), or another function that says how it merges"
+    got = f"{describe(a)} and {describe(b)}"
+    raise ValueError(f"Cannot merge states: expected the same {name} in both, got {got}{instead}.")
 
 
 def _equal(a: Any, b: Any) -> bool:
     """Arrays by their numbers, which waits for a device."""
+    a, b = (our_array(State, "fields", x) for x in (a, b))
     if getattr(a, "ndim", 0) or getattr(b, "ndim", 0):
         return hasattr(a, "dtype") and hasattr(b, "dtype") and np.array_equal(on_host(a), on_host(b))
     return a is b or bool(a == b)

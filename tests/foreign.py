@@ -12,8 +12,38 @@ import numpy as np
 import pytest
 from table import ROWS
 
+import lossreg
+from lossreg import kauldron, mindformers
+
 ROWS_TO_DIFFERENTIATE = [row for row in ROWS if not row.thinc and getattr(row.make(), "wrt", "") != "logits"]
 """Rows whose gradient is that of the loss in the guesses."""
+
+
+class Own(lossreg.Loss):
+    def get_grad(self, guesses: Any, truths: Any) -> Any:
+        return guesses - truths
+
+    def get_loss(self, guesses: Any, truths: Any) -> Any:
+        return 0.5 * float(((guesses - truths) ** 2).sum())
+
+
+class OfValues(kauldron.Loss):
+    def get_values(self, x: Any) -> Any:
+        return x * x
+
+
+NO_CALCULATORS: list[tuple[Any, str]] = [
+    (kauldron.L2(preds="a", targets="b"), "L2: expected a calculator or a Term, got a lossreg.kauldron.losses.L2; write L2(...).term."),
+    (kauldron.L2(), "L2: expected a calculator or a Term, got a lossreg.kauldron.losses.L2; write L2(...).term."),
+    (mindformers.CrossEntropyLoss(), "CrossEntropyLoss: expected a calculator or a Term, got a lossreg.mindformers.CrossEntropyLoss; write CrossEntropyLoss(...).calculator."),
+    (lossreg.CrossEntropy, "CrossEntropy: expected a calculator, got the class CrossEntropy; write CrossEntropy()."),
+    ("ce", "'ce': expected a calculator, got a name; write lossreg.loss('ce')."),
+    (Own(), "Own: expected a calculator with values, got one of get_grad and get_loss alone; write it as class Own(lossreg.ElementwiseLoss) with a formula that returns (value, gradient)."),
+    (OfValues(), "OfValues: expected a calculator, got a loss of get_values alone, which has no gradient; write it as class OfValues(lossreg.ElementwiseLoss) with a formula that returns (value, gradient)."),
+    (lossreg.L2Distance(), "L2Distance: expected a calculator whose gradient is that of its loss, which is so for all but Thinc's own."),
+    (None, "NoneType: expected a calculator, a Term or a WeightedSum, got None; write one, such as lossreg.CrossEntropy()."),
+]  # fmt: skip
+"""What is no calculator, and what the error says about it."""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from foreign import ROWS_TO_DIFFERENTIATE, Library, installed
+from foreign import NO_CALCULATORS, ROWS_TO_DIFFERENTIATE, Library, installed
 from support import assert_same, each, leaves
 from table import ROWS, Row
 
@@ -104,6 +106,13 @@ def test_gradients_in_something_else_are_refused(row: Row) -> None:
     error, message = (TypeError, "all but Thinc's own") if row.thinc else (ValueError, "got wrt='logits'")
     with pytest.raises(error, match=f"Cannot differentiate .*{message}"):
         as_function(row.make())
+
+
+@pytest.mark.parametrize("loss, error", NO_CALCULATORS)
+def test_what_is_no_calculator_is_named(loss: Any, error: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        as_function(loss)
+    assert str(caught.value) == f"Cannot differentiate {error}"
 
 
 # The graph
@@ -342,6 +351,77 @@ def test_a_weighted_sum_over_a_context(rng: Any) -> None:
         found, grad = transform(jax.value_and_grad(function))(jnp.asarray(logits), jnp.asarray(ids))
         assert float(found) == pytest.approx(value, rel=1e-14)
         np.testing.assert_allclose(grad, grads["out.logits"], rtol=1e-13, atol=1e-16)
+
+
+SCHEDULES: list[Any] = [
+    lossreg.schedules.CosineSchedule(start=1.0, end=0.1, steps=10),
+    lossreg.schedules.LinearSchedule(start=0.0, end=0.5, steps=4, begin=1),
+    lossreg.schedules.PiecewiseSchedule(boundaries=(2, 5), values=(1.0, 0.5, 0.25)),
+    lossreg.schedules.ConstantSchedule(value=0.3),
+    lambda step: 0.5 if step < 3 else 10.0**-step,
+    lambda step: jnp.exp(-0.1 * step),  # as those of optax
+    itertools.count(1.0, 0.5),
+]
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedules_of_weights(schedule: Any, x64: bool, rng: Any) -> None:
+    term = Term(lossreg.CrossEntropy(), guesses="a", truths="b", weight=schedule)
+    logits, ids = rng.normal(size=(4, 3)).astype(np.float32), np.array([0, 1, 2, 1])
+    with jax.enable_x64(x64):
+        function = as_function(WeightedSum(term, Term(lossreg.MeanSquaredError(), guesses="a", truths="c")))
+
+        def of_guesses(a: Any, step: Any) -> Any:
+            return function({"a": a, "b": jnp.asarray(ids), "c": jnp.zeros((4, 3)), "step": step})
+
+        for step in (0, 3, 7):
+            context = {"a": logits, "b": ids, "c": np.zeros((4, 3)), "step": step}
+            grads, loss = WeightedSum(term, Term(lossreg.MeanSquaredError(), guesses="a", truths="c"))(context)
+            for transform in (lambda f: f, jax.jit, lambda f: jax.jit(jax.checkpoint(f))):
+                found, grad = transform(jax.value_and_grad(of_guesses))(jnp.asarray(logits), step)
+                assert found.dtype == grad.dtype == np.float32
+                np.testing.assert_allclose(found, loss, rtol=1e-6)
+                np.testing.assert_allclose(grad, grads["a"], rtol=1e-5, atol=1e-7)
+            np.testing.assert_allclose(jax.jit(function)(context), loss, rtol=1e-6)
+
+
+def test_steps_in_loops_and_batches(rng: Any) -> None:
+    schedule = lossreg.schedules.CosineSchedule(start=1.0, end=0.1, steps=10)
+    term = Term(lossreg.MeanSquaredError(), guesses="a", truths="b", weight=schedule)
+    a, b = map(jnp.asarray, rng.normal(size=(2, 5, 3)))
+    steps = jnp.arange(5)
+    expected = [term.get_loss({"a": np.asarray(a[i]), "b": np.asarray(b[i]), "step": i}) for i in range(5)]
+
+    def loss(a: Any, b: Any, step: Any) -> Any:
+        return as_function(term)({"a": a, "b": b, "step": step})
+
+    for transform in (lambda f: f, jax.jit):
+        np.testing.assert_allclose(transform(jax.vmap(loss))(a, b, steps), expected, rtol=1e-14)
+        scanned = transform(lambda: jax.lax.scan(lambda _, x: (None, loss(*x)), None, (a, b, steps))[1])()
+        np.testing.assert_allclose(scanned, expected, rtol=1e-14)
+        slopes = transform(jax.grad(loss, argnums=(0, 2)))(a[3], b[3], 3.0)
+        assert slopes[1] == 0
+        assert abs(slopes[0]).min() > 0
+
+
+@pytest.mark.parametrize("weight, got", [(lambda step: math.nan, "at step 3, got nan"), (lambda step: "x", "got 'x'")])
+def test_schedules_without_a_number(weight: Any, got: str, pair: Any) -> None:
+    term = Term(lossreg.MeanSquaredError(), guesses="a", truths="b", weight=weight)
+    context = {"a": pair[0], "b": pair[1], "step": 3}
+    with pytest.raises(Exception, match=f"Cannot evaluate the schedule: expected a finite number .*{got}"):
+        jax.block_until_ready(jax.jit(as_function(term))(context))
+
+
+def test_schedules_with_a_step_that_is_none(pair: Any) -> None:
+    term = Term(lossreg.MeanSquaredError(), guesses="a", truths="b", weight=lambda step: 1.0 / step)
+    context = {"a": pair[0], "b": pair[1], "step": jnp.arange(1, 3)}
+    with pytest.raises(Exception, match="Cannot evaluate the schedule: expected a step, got a"):
+        jax.block_until_ready(jax.jit(as_function(term))(context))
+    with pytest.raises(
+        ValueError, match=r"got a int\d+ array of shape \(\) inside jax.jit; use lossreg.jax.as_function"
+    ):
+        jax.jit(term.get_loss)({**context, "step": 3})
 
 
 def test_large_arrays_in_a_compiled_loop(rng: Any) -> None:

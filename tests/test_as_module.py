@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foreign import ROWS_TO_DIFFERENTIATE
+from foreign import NO_CALCULATORS, ROWS_TO_DIFFERENTIATE
 from support import assert_same, each, leaves
 from table import ROWS, Row
 
@@ -101,6 +101,13 @@ def test_other_losses_that_are_refused() -> None:
         as_module(lossreg.Sequence(lossreg.CategoricalCrossentropy_v4()))
     with pytest.raises(ValueError, match=r"Cannot differentiate CTC: .* got wrt='logits'"):
         as_module(WeightedSum(Term(lossreg.CTC(wrt="logits"), guesses="x", truths=["a", "b", "c"])))
+
+
+@pytest.mark.parametrize("loss, error", NO_CALCULATORS)
+def test_what_is_no_calculator_is_named(loss: Any, error: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        as_module(loss)
+    assert str(caught.value) == f"Cannot differentiate {error}"
 
 
 # The graph

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import pickle
 import sys
 import types
@@ -17,7 +18,7 @@ from support import assert_same, count, each, item_mask, leaves
 from table import ROWS, TRUE_ROWS, Row
 
 import lossreg
-from lossreg import Ragged, interop, registry
+from lossreg import Ragged, interop, metrics, registry
 from lossreg.terms import Term, WeightedSum
 
 nan = np.nan
@@ -450,6 +451,110 @@ def test_tracers_are_sent_to_the_function() -> None:
     for transform in (jax.jit, jax.grad):
         with pytest.raises(ValueError, match=r"inside jax.jit, jax.grad and jax.vmap, use lossreg.jax.as_function"):
             transform(lambda x: lossreg.Huber().get_loss(x, x))(x)
+
+
+# States of one's own
+
+
+class Everything(metrics.AutoState):
+    """Fields of each kind that holds arrays."""
+
+    total: Any = metrics.sum_field()
+    low: Any = metrics.min_field()
+    high: Any = metrics.max_field()
+    all: Any = metrics.concat_field()
+    first: Any = metrics.truncate_field(num_field="num")
+    inner: Any = metrics.state_field()
+    num: int = 3
+    edges: Any = metrics.static_field(None)
+
+
+class Doubled(metrics.AutoState):
+    total: Any = metrics.sum_field()
+
+    def compute(self) -> Any:
+        assert not interop.is_foreign(self.total)
+        return np.multiply(self.total, 2)
+
+
+class Items(metrics.CollectingState):
+    items: Any
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.uint8])
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
+def test_fields_of_own_states_are_arrays_of_any_library(shape: Any, dtype: Any, library: Library, rng: Any) -> None:
+    parts = [np.asarray(rng.integers(0, 9, shape), dtype) for _ in range(3)]
+    edges = np.array([0.0, 1.0])
+
+    def states_of(make: Any) -> list[Everything]:
+        arrays = map(make, parts)
+        return [Everything({"x": x, "mixed": (1.0, x)}, x, x, [x], x, Items(x), edges=make(edges)) for x in arrays]
+
+    theirs, ours = states_of(library.make), states_of(lambda x: x)
+    for merge in (
+        sum,
+        lambda states: states[0],
+        lambda states: Everything.empty() + states[0] + (states[1] + states[2]),
+    ):
+        found, expected = vars(merge(theirs).compute()), vars(merge(ours).compute())
+        assert found.pop("inner").items.tolist() == expected.pop("inner").items.tolist()
+        assert found["total"].keys() == expected["total"].keys()
+        found |= found.pop("total")
+        expected |= expected.pop("total")
+        for name in expected:
+            for a, b in zip(leaves(found[name]), leaves(expected[name]), strict=True):
+                assert isinstance(a, (np.ndarray, np.generic, int, float))
+                assert_same(np.asarray(a), np.asarray(b))
+                assert np.asarray(a).dtype == np.asarray(b).dtype
+    mixed = theirs[0] + ours[1] + theirs[2]
+    assert_same(np.asarray(mixed.compute().total["x"]), np.asarray(sum(ours).compute().total["x"]))
+    assert pickle.loads(pickle.dumps(mixed)).compute().all[0].tolist() == mixed.compute().all[0].tolist()
+    with pytest.raises(ValueError, match="expected the same edges in both"):
+        theirs[0] + Everything(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, edges=library.make(edges + 1))
+
+
+def test_a_compute_of_ones_own_finds_arrays_of_numpy(library: Library) -> None:
+    one = Doubled(library.make(np.array([1.0, 2.0])))
+    for state, expected in ((one, [2.0, 4.0]), (one + one, [4.0, 8.0]), (Doubled.empty() + one, [2.0, 4.0])):
+        assert state.compute().tolist() == expected
+    average = metrics.AverageState(total=library.make(np.array(3.0)), count=library.make(np.array(2)))
+    assert average.compute() == (average + average).compute() == 1.5
+    assert lossreg.LossState(total=1.0, count=library.make(np.array(2))).factor == 0.5
+
+
+def test_sums_of_own_states_are_exact(library: Library, rng: Any) -> None:
+    numbers = rng.normal(size=(100, 2)) * 10.0 ** rng.integers(-8, 8, (100, 2))
+    total = sum(Doubled(library.make(x)) for x in numbers).compute() / 2  # type: ignore[attr-defined]
+    assert total.tolist() == [math.fsum(column) for column in numbers.T]
+
+
+def test_own_states_hold_no_graph_of_pytorch_once_they_are_merged() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
+    x = torch.ones(3, requires_grad=True)
+    merged = Doubled(x * 2) + Doubled(x)
+    assert type(merged.total) is np.ndarray
+    assert Items(x * 2).compute().items.tolist() == [2, 2, 2]
+
+
+def test_own_states_are_merged_and_computed_outside_of_transformations_of_jax() -> None:
+    jax = pytest.importorskip("jax", reason="jax is not installed: pip install jax")
+    x = jax.numpy.ones(3)
+    expected = (
+        r"^Cannot calculate {}: expected {} to be shared with NumPy or CuPy, got a float32 array of shape \(3,\) "
+        r"\(inside jax.jit, jax.grad and jax.vmap, do this outside of them\)\."
+    )
+    for call in (
+        lambda x: (Doubled(x) + Doubled(x)).total,
+        lambda x: Doubled(x).compute(),
+        lambda x: (Doubled(1.0) + Doubled(x)).total,
+    ):
+        with pytest.raises(ValueError, match=expected.format("Doubled", "total")):
+            jax.jit(call)(x)
+    with pytest.raises(ValueError, match=expected.format("AverageState", "values")):
+        jax.jit(lambda x: metrics.AverageState.from_values(x).compute())(x)
+    with pytest.raises(ValueError, match=expected.format("Norm", "tensor")):
+        jax.jit(lambda x: metrics.Norm()(tensor=x))(x)
 
 
 class Exported:

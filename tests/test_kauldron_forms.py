@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import doctest
 import functools
+import importlib
 import importlib.util
 import inspect
 import pickle
@@ -644,6 +645,70 @@ def test_arrays_of_other_libraries(library: str, ctx: Any) -> None:
             return x * x
 
     assert Square(x="x", mask="m")(context=context) == pytest.approx(np.square(LOGITS[[0, 2]]).mean())
+
+
+def test_losses_inside_transformations_of_jax_say_what_to_write() -> None:
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    jnp = jax.numpy
+
+    class Squares(kd.losses.Loss):
+        preds: kd.Key = kd.REQUIRED
+        targets: kd.Key = kd.REQUIRED
+
+        def get_values(self, preds: Any, targets: Any) -> Any:
+            return jnp.square(preds - targets)
+
+    class Half(kd.losses.L2):
+        def get_values(self, preds: Any, targets: Any) -> Any:
+            return 0.5 * jnp.square(preds - targets)
+
+    preds, targets = jnp.asarray(IMAGES), jnp.asarray(TRUTHS)
+    for loss, name in ((Squares(weight=lambda step: 0.5 if step else 1.0), "Squares"), (Half(), "Half")):
+        expected = (
+            rf"^Cannot calculate {name}: expected arrays with numbers, got a float\d+ array of shape .* inside jax.jit, "
+            r"jax.grad or jax.vmap; write loss.get_values\(...\).mean\(\) where get_values consists of functions of JAX, "
+            rf"or class {name}\(lossreg.ElementwiseLoss\) for lossreg.jax.as_function\."
+        )
+        for transform in (jax.grad, jax.jit):
+            with pytest.raises(ValueError, match=expected):
+                transform(lambda p, loss=loss: loss(preds=p, targets=targets, step=1))(preds)
+        with pytest.raises(ValueError, match="expected arrays with numbers"):
+            jax.jit(lambda m, loss=loss: loss(preds=preds, targets=targets, mask=m, step=1))(jnp.ones_like(preds))
+        found = jax.grad(lambda p, loss=loss: loss.get_values(preds=p, targets=targets).mean())(preds)
+        factor = 2 if name == "Squares" else 1
+        np.testing.assert_allclose(found, factor * (preds - targets) / preds.size, rtol=1e-5, atol=1e-6)
+
+    ours = kd.losses.L2(preds="preds", targets="targets")
+    with pytest.raises(ValueError, match=r"write lossreg.jax.as_function\(loss.term\), a function of the context"):
+        jax.grad(lambda p: ours(preds=p, targets=targets))(preds)
+    as_function = importlib.import_module("lossreg.jax").as_function
+    found = jax.grad(lambda p: as_function(ours.term)({"preds": p, "targets": targets}))(preds)
+    np.testing.assert_allclose(found, 2 * (preds - targets) / preds.size, rtol=1e-5, atol=1e-6)
+
+
+def test_states_of_ones_own_may_be_made_inside_of_jax() -> None:
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+
+    class Total(kd.metrics.State):
+        total: Any = 0.0
+
+        @classmethod
+        def from_values(cls, values: Any, **_: Any) -> Any:
+            return cls(values.sum())
+
+        def merge(self, other: Any) -> Any:
+            return type(self)(self.total + other.total)
+
+        def compute(self) -> Any:
+            return self.total
+
+    class Squares(kd.losses.Loss):
+        State = Total
+
+        def get_values(self, x: Any) -> Any:
+            return x * x
+
+    assert jax.grad(lambda x: Squares()(x=x))(jax.numpy.array([1.0, 2.0])).tolist() == [2.0, 4.0]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from annotated_types import Gt
 
 from .. import losses as registered
 from ..base import ReducedLoss
-from ..interop import foreign_arrays
+from ..checks import describe, fail
+from ..interop import foreign_arrays, is_traced
 from ..metrics import REQUIRED, Key, Metric
 from ..metrics.base import named_parameters, takes_any_argument
 from ..reduction import NormalizeBy
@@ -147,12 +148,26 @@ class Loss(Metric):
         mask: broadcasts to the values; 1 for items that count, 0 for others.
         step: the number of the step, for a weight that is a schedule.
         """
+        self._check_numbers(*args, *kwargs.values(), mask, step)
         values = self.get_values(*args, **kwargs)
         if values is None:
             name = type(self).__name__
             raise TypeError(f"Cannot calculate {name}: expected get_values to return an array of values, got None.")
         weight = self.get_weight(step)
         return self.State.from_values(values=values, mask=mask, weight=weight, normalize_by=self.normalize_by)
+
+    def _check_numbers(self, *inputs: Any) -> None:
+        """Raise while JAX traces: a state has numbers. A class of states of one's own may do without."""
+        traced = next(filter(is_traced, inputs), None)
+        if traced is None or self.State is not Loss.State:
+            return
+        got = f"{describe(traced)} inside jax.jit, jax.grad or jax.vmap; write {self._form_to_trace()}"
+        raise fail(type(self).__name__, "arrays", "with numbers", got)
+
+    def _form_to_trace(self) -> str:
+        """What to write inside transformations of JAX."""
+        as_calculator = f"class {type(self).__name__}(lossreg.ElementwiseLoss) for lossreg.jax.as_function"
+        return f"loss.get_values(...).mean() where get_values consists of functions of JAX, or {as_calculator}"
 
     def get_weight(self, step: Any = None) -> float:
         """The weight at a step, which only a schedule needs."""
@@ -247,6 +262,7 @@ class CalculatorLoss(Loss):
         """
         if not self._is_unchanged():
             return super().get_state(*args, mask=mask, step=step, **kwargs)
+        self._check_numbers(*args, *kwargs.values(), mask, step)
         inputs = inspect.signature(self.get_values).bind(*args, **kwargs).arguments
         state = self._term_of_arguments.get_state_from_context(self._context(inputs, mask, step))
         return self.State.of(state)
@@ -282,6 +298,12 @@ class CalculatorLoss(Loss):
                 grad = tree_map(operator.add, by_path[path], grad)
             by_path[path] = grad
         return by_path
+
+    def _form_to_trace(self) -> str:
+        """What to write inside transformations of JAX."""
+        if self._is_unchanged():
+            return "lossreg.jax.as_function(loss.term), a function of the context"
+        return super()._form_to_trace()
 
     def _check_unchanged(self) -> None:
         if not self._is_unchanged():
