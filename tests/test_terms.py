@@ -491,7 +491,7 @@ def test_wrong_configs_are_config_errors_with_a_path(overrides: Any, problem: st
         (lambda: Term(Huber(), guesses=[], truths="y"), "guesses: should be 1 (guesses) for Huber, got 0"),
         (lambda: Term(InfoNCE(), guesses=["x", "y"], truths=[]), None),
         (lambda: WeightedSum(), "terms: should hold at least one term"),
-        (lambda: WeightedSum(Huber()), "terms: should be an instance of Term, got Huber()"),
+        (lambda: WeightedSum(Huber()), "terms.0: should be an instance of Term, got Huber()"),
         (lambda: WeightedSum(terms={"x": None}), "should be an instance of Term, got None"),
         (lambda: WeightedSum(terms={3: Term(Huber(), guesses="x", truths="y")}), "terms"),
     ],
