@@ -1,5 +1,7 @@
 """Loss calculators for people who drive training with explicit gradients: values, true gradients, config files."""
 
+import typing as _typing
+
 from . import functional, kauldron, losses, metrics, mindformers, schedules, state, summaries, terms
 from .base import CoupledLoss, ElementwiseLoss, Loss, ReducedLoss, RowLoss
 from .config import Config, register, registry
@@ -32,3 +34,11 @@ __all__ = [
     "summaries", "use_ops",
 ]  # fmt: skip
 __all__ += losses.__all__ + state.__all__ + terms.__all__
+
+# Type checkers report unknown attributes themselves, unless they see this function.
+if not _typing.TYPE_CHECKING:
+
+    def __getattr__(name):
+        from .attributes import missing_attribute
+
+        raise missing_attribute(__name__, name)

@@ -48,6 +48,8 @@ class Batch:
     """What the caller's mask keeps, bool in the values' shape: truths of other items may be anything. None: all."""
     ragged: tuple[Any, ...] = ()
     """The Ragged of each output, None for lists."""
+    inputs: tuple[str, ...] = ("guesses",)
+    """What errors call each output."""
 
     @classmethod
     def read(cls, name: str, guesses: Any, inputs: Sequence[str], layout: Layout, keepdims: bool = False) -> Batch:
@@ -74,7 +76,9 @@ class Batch:
         if first.dtype.kind in "iub":
             arrays = tuple([x.astype(np.float64) for x in arrays])
 
-        batch = cls(name, ops, arrays, tuple([x.shape for x in arrays]), lengths, is_tuple, layout, ragged=ragged)
+        shapes = tuple([x.shape for x in arrays])
+        called = tuple(inputs) if is_tuple else ("guesses",)
+        batch = cls(name, ops, arrays, shapes, lengths, is_tuple, layout, ragged=ragged, inputs=called)
         if lengths is not None and batch._is_along_sequences():
             expected = "to be one array: sequences cannot be joined along the axis of a value"
             raise fail(name, "guesses", expected, describe(guesses))
@@ -111,12 +115,12 @@ class Batch:
             except ValueError:
                 shapes = " and ".join(map(str, self.shapes))
                 raise fail(self.name, "guesses", "of shapes that broadcast", f"shapes {shapes}") from None
-        axes = [self._checked_axis(shape) for shape in self.shapes]
+        axes = [self._checked_axis(what, shape) for what, shape in zip(self.inputs, self.shapes, strict=True)]
         if self.layout == "time":
             return tuple([x[:, None] if x.ndim == 2 else x for x in self.arrays])
         return tuple(map(self._rows, self.arrays, axes))
 
-    def _checked_axis(self, shape: tuple[int, ...]) -> int:
+    def _checked_axis(self, what: str, shape: tuple[int, ...]) -> int:
         """The axis that makes one value, if it is there and not empty."""
         axis = self._axis(shape)
         is_there = -len(shape) <= axis < len(shape) and shape[axis] >= 1
@@ -127,7 +131,7 @@ class Batch:
             "classes": "(N, C), (C,) or (N, C, ...) with C >= 1",
             "vectors": "(..., D) with D >= 1",
         }.get(str(self.layout), f"(...) with 1 or more along axis {self.layout}")
-        raise fail(self.name, "guesses", f"of shape {expected}", f"shape {shape}")
+        raise fail(self.name, what, f"of shape {expected}", f"shape {shape}")
 
     def _rows(self, x: Array, axis: int) -> Array:
         if x.ndim == 2 and axis in (-1, 1):

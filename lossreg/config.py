@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from confection.util import is_promise
 
 from .checks import describe
 from .config_text import join, read_text, write_text
-from .registries import Registry, one_line, origin
+from .registries import ALIASES, Registry, one_line, origin
 from .schema import MAX_PROBLEMS, ConfigError, Configurable, Problem, checked, defaults
 from .synonyms import closest
 from .variables import as_templates, copied, interpolated, literal
@@ -21,9 +22,6 @@ from .variables import as_templates, copied, interpolated, literal
 __all__ = ["ALIASES", "MAX_BLOCKS", "Config", "Registry", "register", "registry"]
 
 T = TypeVar("T", bound=type[Configurable])
-
-ALIASES: dict[str, str] = {}
-"""Short names of calculators: `"ce"` -> `"CrossEntropy.v1"`."""
 
 NAMES_OF_FUNCTIONAL = ("Function", "Table", "bcelogit1", "bcelogit2", "help", "loss", "options")
 """Names in `lossreg.functional` that cannot be an alias."""
@@ -152,6 +150,7 @@ class _Blocks:
             for place, child in self.children(join(path, key), value):
                 self.check(child, place)
         if not is_promise(node):
+            self.problems += self.without_at(node, path)
             return
         target = self.target(node, path)
         if target is None:
@@ -167,6 +166,15 @@ class _Blocks:
         order = {key: i for i, key in enumerate(node)}
         found.sort(key=lambda problem: order.get(problem[0].split(".")[0], len(order)))
         self.problems += [(join(path, option), message) for option, message in found]
+
+    def without_at(self, node: Mapping[str, Any], path: str) -> Iterator[Problem]:
+        """The problems of a section that names a function by `losses` in place of `@losses`."""
+        for key, value in node.items():
+            if not isinstance(key, str) or not isinstance(value, str):
+                continue
+            names = getattr(self.registries, key, None)
+            if isinstance(names, Registry) and value in names:
+                yield join(path, key), f"names a function without the @; write @{key} = {json.dumps(value)}"
 
     def children(self, path: str, value: Any) -> list[tuple[str, Mapping[str, Any]]]:
         """The sections in a value: itself, or those in a list that hold blocks."""

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
 from .base import Loss
-from .call_inputs import CALL_KEYWORDS, Inputs
+from .call_inputs import Inputs, synonyms_among
 from .checks import describe
 from .config import ALIASES, registry
-from .metrics import Metric
-from .option_forms import read_options
+from .metrics import REQUIRED, Metric
+from .option_forms import OptionNames, read_options
 from .schedules import Schedule
 from .schema import ConfigError, Configurable, checked, defaults
 from .synonyms import closest_loss
 from .tables import Table
 
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
 __all__ = ["Function", "Table", "help", "loss", "options"]
+
+T = TypeVar("T", bound=Configurable)
 
 FORMS = {"bcelogit1": ("bcelogits", False), "bcelogit2": ("bcelogits", True)}
 """Further functions of a calculator: (alias, whether a weight for each element may follow the truths)."""
@@ -28,6 +34,8 @@ FORMS = {"bcelogit1": ("bcelogits", False), "bcelogit2": ("bcelogits", True)}
 
 @overload
 def loss(name: str, /, *options: Any, **named: Any) -> Loss: ...
+@overload
+def loss(name: type[T], /, *options: Any, **named: Any) -> T: ...
 @overload
 def loss(module: Configurable, all: bool = True, /) -> dict[str, Any]: ...
 @overload
@@ -37,7 +45,7 @@ def loss(module: Configurable, /, *inputs: Any, **keywords: Any) -> Any: ...
 def loss(name: Any, /, *arguments: Any, **named: Any) -> Any:
     """A calculator by name; or, with a calculator in place of the name, its options or the loss of inputs.
 
-        loss(name, *options, **options)                    a calculator
+        loss(name, *options, **options)                    a calculator; its class may stand in place of the name
         loss(calculator), loss(calculator, True)           {"module": name, "options": {option: value}}
         loss(calculator, False)                            the same, with the options that are not at their defaults
         loss(calculator, *inputs, mask=, sample_weight=)   the loss, the same number as `calculator.get_loss` gives
@@ -54,7 +62,7 @@ def loss(name: Any, /, *arguments: Any, **named: Any) -> Any:
     how to write both.
 
     Inputs are the model outputs one after the other, the truths, and for "bce" and "bcelogits" the weight for each
-    element, if there is one.
+    element, if there is one. They may be given by the names that `help(name)["inputs"]` lists.
     Errors: ConfigError for a name that is not known, for options that are unknown, given twice or of the wrong type.
     Source: the function `loss` of the k api to PyTorch, https://ktorch.readthedocs.io.
 
@@ -68,7 +76,8 @@ def loss(name: Any, /, *arguments: Any, **named: Any) -> Any:
     1.5
     """
     if not isinstance(name, Configurable):
-        return _made(name, arguments, named)
+        target = _calculator_class(name)
+        return _made(target, name if isinstance(name, str) else _name_of(target), arguments, named)
     if not arguments and not named:
         return _described(name, all=True)
     if len(arguments) == 1 and isinstance(arguments[0], (bool, np.bool_)) and not named:
@@ -76,10 +85,12 @@ def loss(name: Any, /, *arguments: Any, **named: Any) -> Any:
     return _calculated(name, arguments, named)
 
 
-def options(name: str | Configurable) -> dict[str, Any]:
+def options(name: Any) -> dict[str, Any]:
     """The options of a calculator with their defaults, in their positional order; `...` for one that must be given.
 
-    name: an alias or a registered name. For a calculator: all of its options, with their values.
+    name: an alias or a name of a loss, metric or schedule, its class or its function. For an object: all of its
+    options, with their values. A path of a metric that is `...` must be given before a context is read.
+    Errors: ConfigError for a name that is not known, with the closest ones.
 
     >>> from lossreg import loss, options
     >>> list(options("bcelogits"))
@@ -89,18 +100,19 @@ def options(name: str | Configurable) -> dict[str, Any]:
     """
     if isinstance(name, Configurable):
         return name.options(all=True)
-    return defaults(_registered(name))
+    return _defaults(_anything(name))
 
 
 def help(name: Any = None) -> Any:
     """The table of the calculators that have an alias, or one row of it as a dict.
 
     alias, name: of the calculator.   torch: the class or function of PyTorch with the same numbers.   result: "loss",
-    or "values" where nothing is reduced by default; "metric" of a metric, "number" of a schedule.   n, inputs: how many
-    arrays a call takes at least, and what they are; of a registered function of your own, what every calculator takes.
-    options: with their defaults.
+    or "values" where nothing is reduced by default; "metric" of a metric, "number" of a schedule.   inputs: what a call
+    takes, optional ones in brackets; of a registered function of your own, what every calculator takes.   n: how many
+    of them have no default.   options: with their defaults, `...` where there is none.
 
-    name: an alias or a name of a loss, metric or schedule, an object or its class. None or "loss" is the table.
+    name: an alias or a name of a loss, metric or schedule, an object, its class or its function, such as
+    `functional.ce`. None or "loss" is the table.
     Errors: ConfigError for a name that is not known, with the closest ones.
 
     >>> import lossreg
@@ -111,15 +123,10 @@ def help(name: Any = None) -> Any:
     """
     if name is None or (isinstance(name, str) and name == "loss"):
         return Table([_row(alias, _registered(alias)) for alias in sorted(ALIASES)])
-    if isinstance(name, str) and name not in ALIASES:
-        for other in (registry.metrics, registry.schedules):
-            if name in other:
-                return _row(name, other.get(name))
-    if isinstance(name, Configurable):
-        name = type(name)
-    if isinstance(name, type) and issubclass(name, Configurable):
-        return _row(_name_of(name), name)
-    return _row(name, _registered(name))
+    target = _anything(name)
+    if isinstance(name, str):
+        return _row(name, target)
+    return _row(_name_of(target), target)
 
 
 class Function:
@@ -129,7 +136,8 @@ class Function:
     arrays or nested lists of numbers. A loss of several model outputs takes them one after the other, CTC takes targets
     and both lengths, and losses with a weight for each element take it as an optional input of its own, before the
     options; `()` and None are no weight. `mask=`, `sample_weight=` and `out=` go to the call, all other names to the
-    options. Options have the forms that `lossreg.loss` describes.
+    options. Inputs may be given by name, as `f(guesses=x, truths=t)`: `help(f)["inputs"]` lists the names. Options have
+    the forms that `lossreg.loss` describes.
 
     `bcelogits` has two further functions: `bcelogit1(x, y, *options)`, without weights for elements, and
     `bcelogit2(x, y, weight, *options)`, with them.
@@ -174,9 +182,9 @@ class Function:
 
     def _bind(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """(calculator, positional and keyword arguments of its call)."""
-        call, keywords, rest = self._inputs.split(arguments, named)
-        named = {key: value for key, value in named.items() if key not in CALL_KEYWORDS}
-        return _made(self.alias, rest, named), call, keywords
+        weight_option = OptionNames(self.cls).own_name("weight")
+        call, keywords, positional, named = self._inputs.split(arguments, named, weight_option)
+        return _made(self.cls, self.alias, positional, named, self._inputs.keywords), call, keywords
 
 
 def __getattr__(name: str) -> Function:
@@ -216,17 +224,76 @@ def _registered_elsewhere(name: Any) -> str:
     return ""
 
 
-def _made(name: Any, positional: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
-    """A calculator by name."""
-    target = _registered(name)
-    values = read_options(target, positional, named)
-    if isinstance(target, type) and issubclass(target, Configurable):
+def _anything(name: Any) -> Any:
+    """The class or function of a loss, metric or schedule: by name, itself, or that of an object or `Function`."""
+    if isinstance(name, Function):
+        return name.cls
+    if isinstance(name, Configurable):
+        return type(name)
+    if isinstance(name, type) and issubclass(name, Configurable):
+        return name
+
+    registries = (registry.losses, registry.metrics, registry.schedules)
+    if isinstance(name, str):
+        for names in registries:
+            if ALIASES.get(name, name) in names:
+                return names.get(ALIASES.get(name, name))
+    if isinstance(name, str) and not _registered_elsewhere(name):
+        known = [*ALIASES, *itertools.chain.from_iterable(names.names() for names in registries)]
+        hint = closest_loss(name, known)
+        if hint:
+            raise ConfigError([("", f"nothing is registered as {name!r}{hint}")])
+    return _registered(name)  # of a loss alone: it raises for all others
+
+
+def _defaults(target: Any) -> dict[str, Any]:
+    """Options with their defaults, and `...` where there is none."""
+    return {option: ... if _is_required(default) else default for option, default in defaults(target).items()}
+
+
+def _is_required(default: Any) -> bool:
+    return default is ... or (isinstance(default, str) and default == REQUIRED)
+
+
+def _calculator_class(name: Any) -> Any:
+    """The class or function that makes a calculator, by name or itself."""
+    if not isinstance(name, (type, Function)):
+        return _registered(name)
+    cls = _anything(name)
+    if _result_kind(cls, {}) in ("metric", "number"):
+        raise ConfigError([("", f"expected a calculator of a loss, got {cls.__name__}; write {cls.__name__}(...)")])
+    return cls
+
+
+def _made(
+    target: Any,
+    name: str,
+    positional: tuple[Any, ...],
+    named: Mapping[str, Any],
+    call_keywords: tuple[str, ...] = (),
+) -> Any:
+    """A calculator of a class or function. `call_keywords`: what a call takes by name beside the options."""
+    to_calculate = "" if call_keywords else _example(target, name)
+    values = read_options(target, positional, named, call_keywords, to_calculate)
+    if _is_configurable(target):
         return target(**values)
     # A function of somebody's: nothing else checks what it is given.
     values, problems = checked(target, values)
     if problems:
         raise ConfigError(problems, title=f"Cannot make {name}")
     return target(**values)
+
+
+def _example(target: Any, name: str) -> str:
+    """What to write where a calculation was meant."""
+    inputs = ", ".join(Inputs.of(target, name).names)
+    if name in ALIASES:
+        return f"lossreg.functional.{name}({inputs})"
+    return target._example_call() if _is_configurable(target) else f"lossreg.loss({name!r})({inputs})"
+
+
+def _is_configurable(target: Any) -> TypeGuard[type[Configurable]]:
+    return isinstance(target, type) and issubclass(target, Configurable)
 
 
 def _described(calculator: Configurable, all: bool) -> dict[str, Any]:
@@ -240,13 +307,15 @@ def _calculated(calculator: Any, arguments: tuple[Any, ...], named: Mapping[str,
         example = calculator._example_call()
         raise TypeError(f"{name} is no calculator of a loss: expected {example}, got lossreg.loss({name}, ...)")
     inputs = Inputs.of(calculator, name)
-    call, keywords, rest = inputs.split(arguments, named)
+    call, keywords, rest, more = inputs.split(arguments, named)
     if rest:
         expected = f"takes the inputs {', '.join(inputs.listing)}, and its options when it is made"
         raise TypeError(f"{name}() {expected}; got {len(rest)} more: {', '.join(map(describe, rest))}")
-    unknown = [key for key in named if key not in ("mask", "sample_weight")]
-    if unknown:
-        raise TypeError(f"{name}() takes mask= and sample_weight= beside its inputs, got {', '.join(unknown)}=")
+    if "out" in keywords:
+        more["out"] = keywords["out"]
+    if more:
+        hints = synonyms_among(more, inputs.keywords)
+        raise TypeError(f"{name}() takes mask= and sample_weight= beside its inputs, got {', '.join(more)}={hints}")
     return calculator.get_loss(*call, **keywords)
 
 
@@ -255,7 +324,7 @@ def _row(name: str, target: Any) -> dict[str, Any]:
     full = ALIASES.get(name, name)
     alias = next((alias for alias, of in ALIASES.items() if of == _name_in_registry(target)), "")
     inputs = Inputs.of(target, name)
-    default = defaults(target)
+    default = _defaults(target)
     equivalent = re.search(r"torch\.nn\.[\w.]*\w", target.__doc__ or "")
     return {
         "alias": alias,

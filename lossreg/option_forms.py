@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
+
+import numpy as np
 
 from .checks import describe
 from .reduction import Reduction
 from .schema import ConfigError, Problem, checked, defaults, takes_any_option
-from .synonyms import OPTIONS_OF_K, closest_option
+from .synonyms import CALL_ARGUMENTS, OPTIONS_OF_K, closest_option
 
-__all__ = ["holds_options", "read_options"]
+__all__ = ["OptionNames", "holds_options", "read_options"]
 
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 
@@ -27,33 +29,68 @@ def holds_options(value: Any) -> bool:
     return isinstance(value[0], str) or _is_pair(value[0])
 
 
-def read_options(target: Callable[..., Any], positional: Iterable[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+def read_options(
+    target: Callable[..., Any],
+    positional: Sequence[Any],
+    named: Mapping[str, Any],
+    call_keywords: Sequence[str] = (),
+    to_calculate: str = "",
+) -> dict[str, Any]:
     """The options of a call by their own names; those that are left to their defaults are left out.
 
+    call_keywords: what may be given by name beside the options, for hints.
+    to_calculate: what to write where there are arrays in the place of options.
     A `ConfigError` lists everything that is wrong with names and positions. Values are checked by who takes them.
     """
-    reader = _Reader(target)
+    reader = _Reader(target, call_keywords)
     in_order = True
-    for value in positional:
+    rest = list(positional)
+    while rest:
+        value = rest.pop(0)
         if reader.is_by_name(value):
             in_order = False
             reader.add_pairs(value)
-        elif in_order:
-            reader.add_positional(value)
-        else:
+        elif not in_order:
             reader.fail("", "options by position come before those by name")
+        elif reader.is_bare_name(value):
+            reader.fail_without_list(value, rest[:1])
+            rest = rest[1:]
+        elif to_calculate and reader.is_data(value, rest):
+            reader.fail("", f"expected options, got {describe(value)}; to calculate write {to_calculate}")
+            break
+        else:
+            reader.add_positional(value)
     for name, value in named.items():
         reader.add_named(name, value)
     return reader.result()
 
 
-class _Reader:
-    """Collects the options of one call, and everything that is wrong with them."""
+class OptionNames:
+    """What the options of a class or function may be called."""
 
     def __init__(self, target: Callable[..., Any]) -> None:
         self.target = target
         self.defaults = defaults(target)
         self.takes_any_name = takes_any_option(target)
+
+    def own_name(self, name: Any) -> str | None:
+        """The calculator's own name of an option; None for what is no option of it."""
+        if not isinstance(name, str):
+            return None
+        if name in self.defaults:
+            return name
+        for option in OPTIONS_OF_K.get(name, ()):
+            if option in self.defaults:
+                return option
+        return name if self.takes_any_name else None
+
+
+class _Reader(OptionNames):
+    """Collects the options of one call, and everything that is wrong with them."""
+
+    def __init__(self, target: Callable[..., Any], call_keywords: Sequence[str]) -> None:
+        super().__init__(target)
+        self.call_keywords = call_keywords
         self.open = list(self.defaults)
         """Options that a positional value can still be, in their order."""
         self.values: dict[str, Any] = {}
@@ -122,7 +159,45 @@ class _Reader:
     def ambiguous(self, option: str, value: Any, other: str) -> None:
         self.fail(option, f"{value!r} may be meant for this option or not; write {option}={value!r} or {other}")
 
+    def is_data(self, value: Any, following: Sequence[Any]) -> bool:
+        """Whether a positional value was meant for a call: numbers that the next option refuses."""
+        if not self._is_array(value):
+            # One list alone is rather a wrong option.
+            is_pair = isinstance(value, (list, tuple)) and any(map(self._is_numbers, following))
+            if not is_pair or not self._is_numbers(value):
+                return False
+        # The first row says as much as all of them, and at once.
+        option = self.open[0] if self.open else None
+        return option is None or not self.accepts(option, _nested_lists(value[:1]))
+
+    @staticmethod
+    def _is_array(value: Any) -> bool:
+        return hasattr(value, "dtype") and getattr(value, "ndim", 0) > 0
+
+    def _is_numbers(self, value: Any) -> bool:
+        """Whether a value is an array, or a list of numbers or of lists."""
+        if isinstance(value, (list, tuple)) and value:
+            return isinstance(value[0], (int, float, np.generic)) or self._is_numbers(value[0])
+        return self._is_array(value)
+
     # By name
+
+    def is_bare_name(self, value: Any) -> bool:
+        """Whether a positional value is the name of an option, which should stand in a list with its value."""
+        if not isinstance(value, str) or value in REDUCTIONS:
+            return False
+        if not any(value in names for names in (self.defaults, OPTIONS_OF_K)) or self.own_name(value) is None:
+            return False
+        return not self.open or not self.accepts(self.open[0], value)
+
+    def fail_without_list(self, name: str, values: Sequence[Any]) -> None:
+        """The problem of a name and a value that are not in a list."""
+        text = "value"
+        if values:
+            text = f'"{values[0]}"' if isinstance(values[0], str) else describe(values[0])
+        got = f"{name!r} and {text}" if values else f"{name!r} alone"
+        wanted = f'["{name}", {text}] or {name}={text}'
+        self.fail(str(self.own_name(name)), f"expected a name and its value in a list, got {got}; write {wanted}")
 
     def is_by_name(self, value: Any) -> bool:
         """Whether a positional value holds options by name, and is not itself the value of the next option."""
@@ -156,6 +231,8 @@ class _Reader:
         if option is None:
             known = ", ".join(self.defaults) or "none"
             near = closest_option(str(name), [*self.defaults, *filter(self.own_name, OPTIONS_OF_K)])
+            if CALL_ARGUMENTS.get(name) in self.call_keywords:
+                near = f"; did you mean {CALL_ARGUMENTS[name]}=?"
             self.fail(str(name), f"unknown option{near} (known: {known})")
         elif option in self.by_position:
             self.fail(option, "given by position and by name")
@@ -163,17 +240,6 @@ class _Reader:
             self.fail(option, "given twice by name")
         elif not isinstance(value, (list, tuple)) or value:
             self.values[option] = value
-
-    def own_name(self, name: Any) -> str | None:
-        """The calculator's own name of an option; None for what is no option of it."""
-        if not isinstance(name, str):
-            return None
-        if name in self.defaults:
-            return name
-        for option in OPTIONS_OF_K.get(name, ()):
-            if option in self.defaults:
-                return option
-        return name if self.takes_any_name else None
 
 
 def _pairs(value: Any) -> list[tuple[Any, Any]] | None:
@@ -184,6 +250,13 @@ def _pairs(value: Any) -> list[tuple[Any, Any]] | None:
         in_turn = len(value) % 2 == 0
         return list(zip(value[::2], value[1::2])) if in_turn else None
     return [tuple(pair) for pair in value] if all(map(_is_pair, value)) else None
+
+
+def _nested_lists(value: Any) -> Any:
+    """Arrays, and arrays in lists, as lists."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return [_nested_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _is_pair(value: Any) -> bool:

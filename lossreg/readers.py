@@ -266,30 +266,32 @@ class Reader:
             present=~missing if missing.any() else None,
         )
 
-    def read_multi(self, truths: Sequence[Any]) -> Targets:
+    def read_multi(self, truths: Sequence[Any], for_rows: str) -> Targets:
         """Sets of the labels that hold, which may be empty; a row that is None is missing."""
         self.check_length(truths)
         present = np.array([truth is not None for truth in truths], bool)
         read = present if self.kept is None else present & self.kept
-        labels = [self.listed(truth, row) if wanted else () for row, (truth, wanted) in enumerate(zip(truths, read))]
+        labels = [
+            self.listed(truth, row, for_rows) if wanted else () for row, (truth, wanted) in enumerate(zip(truths, read))
+        ]
         lengths = np.fromiter(map(len, labels), np.int64, len(labels))
         row_of = np.repeat(np.arange(len(labels)), lengths)
         ids = self.codes(list(chain.from_iterable(labels)), row_of)
         missing = first_bad(ids < 0)
         if missing is not None:
             raise self.fail("a set of labels", "of ids or names", "None", int(row_of[missing[0]]))
-        return self.multi(ids, lengths, None if present.all() else present)
+        return self.multi(ids, lengths, None if present.all() else present, for_rows)
 
-    def read_ended(self, ids: np.ndarray) -> Targets:
+    def read_ended(self, ids: np.ndarray, for_rows: str) -> Targets:
         """Sets of labels as rows of ids, each up to its first -1."""
         self.check_length(ids)
         ended = ids == -1
         lengths = np.where(ended.any(axis=1), ended.argmax(axis=1), ids.shape[1])
         lengths = lengths if self.kept is None else np.where(self.kept, lengths, 0)
         flat = ids[np.arange(ids.shape[1]) < lengths[:, None]].astype(np.int64)
-        return self.multi(flat, lengths, None)
+        return self.multi(flat, lengths, None, for_rows)
 
-    def multi(self, ids: np.ndarray, lengths: np.ndarray, present: np.ndarray | None) -> Targets:
+    def multi(self, ids: np.ndarray, lengths: np.ndarray, present: np.ndarray | None, for_rows: str) -> Targets:
         """The sets of labels that lie one behind the other."""
         row_of = np.repeat(np.arange(len(lengths)), lengths)
         bad = first_bad((ids < 0) | (ids >= self.classes))
@@ -299,10 +301,13 @@ class Reader:
         repeated = first_bad(np.diff(keys) == 0)
         if repeated is not None:
             row, twice = divmod(int(keys[repeated[0]]), self.classes)
-            raise self.fail("a set of labels", "without repeats", f"class {twice} twice", row)
+            # A row of 0 and 1 that is read as ids has one of them twice.
+            labels = ids[row_of == row]
+            hint = f"; {for_rows}" if len(labels) == self.classes and labels.max() <= 1 else ""
+            raise self.fail("a set of labels", "without repeats", f"class {twice} twice in {self.place(row)}{hint}")
         return Targets(self.ops, ids, indptr=np.concatenate([[0], np.cumsum(lengths)]), present=present)
 
-    def listed(self, truth: Any, row: int) -> Any:
+    def listed(self, truth: Any, row: int, for_rows: str) -> Any:
         """The labels of one row; a list of ids ends at -1."""
         if not isinstance(truth, SETS):
             return (truth,)
@@ -310,8 +315,8 @@ class Reader:
             ends = [i for i, label in enumerate(truth) if not isinstance(label, str) and label == -1]
             truth = truth[: ends[0]] if ends else truth
             if self.classes == 2 == len(truth) and all(label in (0, 1) for label in truth):
-                expected = "that is no row of 0 and 1 (which must be an array)"
-                raise self.fail("a list of labels", expected, str(list(truth)), row)
+                got = f"{list(truth)} in {self.place(row)}; {for_rows}"
+                raise self.fail("a list of labels", "that is no row of 0 and 1", got)
         return truth
 
     def agree(self, codes: np.ndarray, indptr: np.ndarray, flag: str) -> np.ndarray:

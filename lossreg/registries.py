@@ -11,7 +11,10 @@ import catalogue
 from .schema import ConfigError
 from .synonyms import closest, closest_loss
 
-__all__ = ["Registry", "one_line", "origin"]
+__all__ = ["ALIASES", "Registry", "one_line", "origin"]
+
+ALIASES: dict[str, str] = {}
+"""Short names of calculators: `"ce"` -> `"CrossEntropy.v1"`."""
 
 
 class Registry(catalogue.Registry):  # type: ignore[misc]
@@ -57,8 +60,7 @@ class Registry(catalogue.Registry):  # type: ignore[misc]
             return built_in
         if not plugins:
             known = self.names()
-            find = closest_loss if self.namespace[-1] == "losses" else closest
-            hint = find(name, known) if isinstance(name, str) else ""
+            hint = self._closest(name, known) if isinstance(name, str) else ""
             listing = "" if hint else f" (known: {', '.join(known) or 'none'})"
             raise ConfigError([(self.namespace[-1], f"nothing is registered as {name!r}{hint}{listing}")])
         if len({entry_point.value for entry_point in plugins}) > 1:
@@ -69,6 +71,14 @@ class Registry(catalogue.Registry):  # type: ignore[misc]
         except (Exception, SystemExit) as error:  # a module that calls sys.exit is broken like any other
             message = f"plug-in {plugins[0].value} for '{name}' cannot be loaded: {one_line(error)}"
             raise ConfigError([(self.namespace[-1], message)]) from error
+
+    def _closest(self, name: str, known: list[str]) -> str:
+        """The question whether another name was meant."""
+        if self.namespace[-1] != "losses":
+            return closest(name, known)
+        if name in ALIASES:
+            return f"; did you mean {ALIASES[name]!r}?"
+        return closest_loss(name, known)
 
     def names(self) -> list[str]:
         """All names, sorted; plug-ins are listed without being loaded."""

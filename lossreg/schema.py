@@ -8,6 +8,7 @@ import functools
 import inspect
 import itertools
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
@@ -53,6 +54,9 @@ INFINITY_ALLOWED = "infinity allowed"
 MAX_PROBLEMS = 100
 """Where a search for problems may end. A file that is no config at all has one in each line, and each costs a look for
 similar names."""
+
+MAX_PROBLEMS_OF_OPTION = 10
+"""How many wrong items of one option an error lists."""
 
 _PART = 1000
 """Number of items of an option that are checked at a time."""
@@ -151,7 +155,7 @@ class Configurable(Frozen):
         if not problems:
             for name, value in values.items():
                 object.__setattr__(self, name, _plain(value))
-            problems = list(itertools.islice(self.check_options(), MAX_PROBLEMS))
+            problems = _first_of_each(itertools.islice(self.check_options(), MAX_PROBLEMS))
         if problems:
             raise ConfigError(problems, title=f"Cannot make {type(self).__name__}")
 
@@ -313,12 +317,45 @@ class _Field:
         same = value is self.default or (plain and type(value) is type(self.default) and value == self.default)
         if self.adapter is None or (same and self.trusted):
             return value, []
-        # pydantic lists all problems, in a kilobyte each: of a long list, the first part that has some will do
+        found, problems = self._checked(value)
+        if problems and _holds_arrays(value):
+            # Calculators keep plain numbers. A function may ask for an array, so that came first.
+            found, problems = self._checked(_plain(value))
+        return (found if not problems else value), problems
+
+    def _checked(self, value: Any) -> tuple[Any, list[Finding]]:
+        """As `check`; of a long list or dict only the first problems are worded."""
+        listed: list[Finding] = []
+        more = 0
         for start, part in _parts(value):
-            of_items = [(_moved(path, start), message) for path, message in self._validated(part)[1] if path]
-            if of_items:
-                return value, of_items
-        return self._validated(value)
+            # pydantic words each problem in a kilobyte.
+            if len(listed) >= MAX_PROBLEMS_OF_OPTION:
+                more += self._count(part)
+                continue
+            problems = self._validated(part)[1]
+            if any(not path for path, _ in problems):
+                break  # the value is of another type as a whole
+            listed += [(_moved(path, start), message) for path, message in problems]
+        if listed:
+            return value, _shortened(listed, more)
+        found, problems = self._validated(value)
+        return found, _shortened(problems)
+
+    def _count(self, value: Any) -> int:
+        """The number of problems of a part of a list or dict, without their words."""
+        from pydantic import ValidationError
+
+        assert self.adapter is not None
+        try:
+            self.adapter.validate_python(value, strict=True)
+            return 0
+        except ValidationError as error:
+            count = error.error_count()
+        # What JSON makes of the part, such as a Path of a text, may be right.
+        with contextlib.suppress(ValidationError, TypeError, ValueError, RecursionError):
+            self.adapter.validate_json(json.dumps(_string_keys(value)), strict=True)
+            return 0
+        return count
 
     def _validated(self, value: Any) -> tuple[Any, list[Finding]]:
         from pydantic import ValidationError
@@ -332,7 +369,7 @@ class _Field:
             except (ValidationError, TypeError, ValueError, RecursionError):
                 if error.error_count() > MAX_PROBLEMS * _PART:
                     return value, [((), f"has {error.error_count():,} wrong items, got {_short(value)}")]
-                return value, [_sentence(e) for e in error.errors(include_url=False)]
+                return value, _sentences(value, error.errors(include_url=False))
         except Exception:  # the type's own validator is at fault, such as one written for pydantic 1
             return value, []
         if isinstance(value, bool) and isinstance(found, int) and not isinstance(found, bool):  # Literal[1] takes True
@@ -446,14 +483,100 @@ def _adapter(hint: Any, infinite: bool) -> TypeAdapter[Any] | None:
     return None
 
 
-def _sentence(error: Any) -> Finding:
-    path = tuple(str(part) for part in error["loc"] if isinstance(part, int) or str(part).isidentifier())
-    expected = error["msg"].removeprefix("Input ")
+def _shortened(problems: list[Finding], more: int = 0) -> list[Finding]:
+    """The first problems of an option, and the number of the others."""
+    more += max(len(problems) - MAX_PROBLEMS_OF_OPTION, 0)
+    rest: list[Finding] = [((), f"and {more:,} more")] if more else []
+    return problems[:MAX_PROBLEMS_OF_OPTION] + rest
+
+
+def _first_of_each(problems: Iterable[Problem]) -> list[Problem]:
+    """The first problems of each option. What finds them stops at some point, so the others are not counted."""
+    by_option: dict[str, list[Problem]] = {}
+    for option, message in problems:
+        by_option.setdefault(option, []).append((option, message))
+    for option, found in by_option.items():
+        if len(found) > MAX_PROBLEMS_OF_OPTION:
+            found[MAX_PROBLEMS_OF_OPTION:] = [(option, "and more")]
+    return list(itertools.chain.from_iterable(by_option.values()))
+
+
+def _holds_arrays(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(hasattr(item, "tolist") for item in value)
+    return hasattr(value, "tolist") and hasattr(value, "dtype")
+
+
+def _sentences(value: Any, errors: Iterable[Any]) -> list[Finding]:
+    """What pydantic says of a value; one sentence for each place, where a union has a problem for each of its types."""
+    places: dict[tuple[str, ...], list[Any]] = {}
+    for error in errors:
+        places.setdefault(_path_within(value, error), []).append(error)
+    return [(path, _sentence(found)) for path, found in places.items()]
+
+
+def _path_within(value: Any, error: Any) -> tuple[str, ...]:
+    """The place of a problem within a value, without pydantic's names for the types of a union."""
+    path: list[str] = []
+    for part in error["loc"]:
+        is_key = isinstance(value, Mapping) and part in value
+        is_index = isinstance(value, Sequence) and isinstance(part, int) and part < len(value)
+        if is_key or is_index:
+            value = value[part]
+            path.append(str(part))
+        elif isinstance(part, int):
+            path.append(str(part))
+    if error["type"] == "missing":
+        path.append(str(error["loc"][-1]))
+    return tuple(path)
+
+
+def _sentence(errors: list[Any]) -> str:
+    """The sentence for all problems of one place."""
+    value = errors[0]["input"]
+    expected = [_expected(error) for error in errors]
+    text = expected[0]
+    if len(expected) > 1:
+        *others, last = dict.fromkeys(map(_alternative, expected))
+        text = f"should be {', '.join(others)} or {last}" if others else f"should be {last}"
+    hint = ""
+    if any(error["type"] in _NUMBER_ERRORS for error in errors):
+        hint = _number_hint(value)
+    return f"{text}, got {_short(value)}{hint}"
+
+
+def _expected(error: Any) -> str:
+    """What pydantic expected."""
+    expected: str = error["msg"].removeprefix("Input ")
     # What pydantic says of a text or a dict in the place of a list speaks of Python's types.
-    wants_list = error["type"] == "sequence_str" or expected == "should be an instance of Sequence"
-    if wants_list:
-        expected = "should be a list"
-    return path, f"{expected}, got {_short(error['input'])}"
+    if error["type"] == "sequence_str" or expected == "should be an instance of Sequence":
+        return "should be a list"
+    return expected
+
+
+_NUMBER_ERRORS = ("float_type", "int_type")
+
+_ALTERNATIVES = {"callable": "a function", "an instance of Iterator": "an iterator"}
+
+
+def _alternative(expected: str) -> str:
+    """One of several things that an option may be."""
+    words = expected.removeprefix("should be ").replace("a valid ", "an " if "integer" in expected else "a ")
+    return _ALTERNATIVES.get(words, words)
+
+
+def _number_hint(value: Any) -> str:
+    """What to write for a text that Python reads as a number: `.1`, `1.`, `+1` and `1_000` are no JSON."""
+    if not isinstance(value, str) or not _NUMBER.fullmatch(value):
+        return ""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            number = kind(value)
+            return f"; write {number}" if abs(number) < float("inf") else ""
+    return ""
+
+
+_NUMBER = re.compile(r"[+-]?[0-9_.]{1,50}(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
 
 
 def _short(value: Any) -> str:

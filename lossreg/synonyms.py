@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 __all__ = [
     "CALL_ARGUMENTS",
@@ -13,6 +12,7 @@ __all__ = [
     "OPTIONS",
     "OPTIONS_OF_K",
     "closest",
+    "closest_attribute",
     "closest_loss",
     "closest_option",
     "folded_name",
@@ -152,6 +152,18 @@ def is_same_argument(one: str, other: str) -> bool:
     return CALL_ARGUMENTS.get(one, one) == CALL_ARGUMENTS.get(other, other)
 
 
+def closest_attribute(name: str, known: Mapping[str, str]) -> str:
+    """As `closest`, for an attribute of a module.
+
+    known: {name: attribute}, where the name is that of the attribute itself or one under which it is registered.
+    """
+    folded = folded_name(name[:_MAX_NAME])
+    synonyms = [word for word in LOSSES.get(folded, ()) if word in known]
+    same = [word for word in known if folded_name(word) == folded]
+    close = synonyms or same or _slips_of(name, list(known))
+    return _question(list(dict.fromkeys(known[word] for word in close)))
+
+
 def _question(names: list[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, names))}?" if names else ""
 
@@ -163,6 +175,8 @@ def folded_name(name: str) -> str:
 
 def _slips_of(name: str, known: list[str]) -> list[str]:
     """Known names that differ by a few letters, versions and the case of letters aside."""
+    import difflib  # only errors need it
+
     if len(name) > _MAX_NAME:
         return []
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.9)

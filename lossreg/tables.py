@@ -59,8 +59,8 @@ class Table(list[dict[str, Any]]):
 def _text(key: str, value: Any) -> str:
     """A cell in one line."""
     if isinstance(value, Mapping) and key == "options":
-        shown = [f"{option}={default!r}" for option, default in value.items() if option not in HIDDEN_OPTIONS]
-        return ", ".join(shown)
+        shown = {option: default for option, default in value.items() if option not in HIDDEN_OPTIONS}
+        return ", ".join(f"{option}={'...' if default is ... else repr(default)}" for option, default in shown.items())
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return str(value)

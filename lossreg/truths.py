@@ -103,8 +103,11 @@ class Labels:
             raise fail(self.name, "truths", "to be one label a row", "rows of numbers")
         return targets
 
-    def read_multi(self, batch: Batch, truths: Any) -> Targets:
-        """The sets of all labels of each row: lists of sets, or rows of ids that end with -1. The empty set is one."""
+    def read_multi(self, batch: Batch, truths: Any, for_rows: str) -> Targets:
+        """The sets of all labels of each row: lists of sets, or rows of ids that end with -1. The empty set is one.
+
+        for_rows: what to write for rows of 0 and 1, for errors.
+        """
         check_unmasked(self.name, "truths", truths)
         n, classes = batch.arrays[0].shape
         if len(batch.shape) > 2:
@@ -119,12 +122,23 @@ class Labels:
         kept = None if batch.kept is None or batch.ops.on_device else batch.kept.reshape(n)
         reader = Reader(self, get_ops("numpy"), n, classes, batch.arrays[0].dtype, True, kept, batch.place)
         if hasattr(truths, "dtype") and truths.ndim == 2 and truths.dtype.kind in "iu":
-            return reader.read_ended(on_host(truths)).to(batch.ops)
+            return reader.read_ended(on_host(truths), for_rows).to(batch.ops)
         if hasattr(truths, "dtype"):
+            self._check_is_no_row(on_host(truths), for_rows)
             truths = list(on_host(truths))
         if not isinstance(truths, (list, tuple)):
             raise fail(self.name, "truths", "to be sets of labels, or ids like guesses ended by -1", describe(truths))
-        return reader.read_multi([row.tolist() if isinstance(row, np.ndarray) else row for row in truths]).to(batch.ops)
+        rows = [row.tolist() if isinstance(row, np.ndarray) else row for row in truths]
+        return reader.read_multi(rows, for_rows).to(batch.ops)
+
+    def _check_is_no_row(self, truths: np.ndarray, for_rows: str) -> None:
+        """Raise for arrays of floats and of bools, which are no ids."""
+        if truths.dtype.kind not in "fb" or truths.ndim != 2:
+            return
+        hint = "write truths.astype(int)"
+        if np.all((truths == 0) | (truths == 1)):
+            hint = for_rows
+        raise fail(self.name, "truths", "to be ids ended by -1", f"{describe(truths)}; {hint}")
 
     def _each(self, reader: Reader, batch: Batch, truths: list[Any]) -> Targets:
         """Sequences whose truths have different forms, each on its own."""

@@ -104,7 +104,9 @@ def test_what_is_wrong_is_said() -> None:
         lossreg.loss("hubr")
     with pytest.raises(ConfigError, match=r"no calculator is named 3 \(short names: abs, bce, bcelogits, ce, "):
         lossreg.help(3)
-    with pytest.raises(ConfigError, match=r"no calculator is named 'crossentropy.v1'; did you mean 'CrossEntropy.v1'"):
+    with pytest.raises(
+        ConfigError, match=r"nothing is registered as 'crossentropy.v1'; did you mean 'CrossEntropy.v1'"
+    ):
         lossreg.help("crossentropy.v1")
     with pytest.raises(ConfigError, match=r"Cannot make Sequence: inner: this option has no default and must be given"):
         lossreg.loss("Sequence.v1")
@@ -176,6 +178,44 @@ def test_full_names_work_as_well() -> None:
     assert lossreg.help(lossreg.Huber) == lossreg.help(lossreg.Huber(delta=2.0)) == lossreg.help("huber")
     assert "delta" in (functional.huber.__doc__ or "")
     assert repr(functional.huber) == "<function huber of Huber.v1>"
+
+
+def test_inputs_by_name() -> None:
+    assert functional.mse(guesses=[1.0], truths=[3.0]) == functional.mse([1.0], truths=[3.0]) == 4.0
+    triplet = functional.triplet(anchor=[[0, 0]], positive=[[0.6, 0.8]], negative=[[3, 4]], margin=5.0)
+    assert triplet == functional.triplet([[0, 0]], [[0.6, 0.8]], [[3, 4]], 5.0)
+    inputs = {"targets": [[1]], "input_lengths": [1], "target_lengths": [1]}
+    assert functional.ctc(guesses=np.log([[[0.5, 0.5]]]), **inputs) == pytest.approx(np.log(2))
+    assert functional.mse.grad(guesses=[1.0], truths=[3.0]) == [-4.0]
+    assert lossreg.loss(lossreg.MeanSquaredError(), guesses=[1.0], truths=[3.0]) == 4.0
+
+
+def test_the_weight_of_elements_by_name() -> None:
+    weighted = functional.bce([0.5], [1.0], [2.0])
+    assert weighted == functional.bce([0.5], [1.0], weight=[2.0]) == functional.bce([0.5], [1.0], (), weight=[2.0])
+    bcelogits = lossreg.BinaryCrossEntropyWithLogits()
+    expected = functional.bcelogits([0.5], [1.0], [2.0])
+    assert lossreg.loss(bcelogits, [0.5], [1.0], weight=[2.0]) == expected
+    # Where the input is in its place, or there is none, `weight` is the option.
+    for_classes = functional.bcelogits([0.5], [1.0], pos_weight=[3.0])
+    assert functional.bcelogit1([0.5], [1.0], weight=[3.0]) == for_classes
+    assert functional.bcelogit2([0.5], [1.0], [1.0], weight=[3.0]) == for_classes
+
+
+def test_classes_and_functions_in_place_of_names() -> None:
+    assert lossreg.loss(lossreg.CrossEntropy, (), -100, 0.1) == lossreg.loss("ce", ["smoothing", 0.1])
+    assert lossreg.loss(functional.ce) == lossreg.CrossEntropy()
+    assert lossreg.options(lossreg.CrossEntropy) == lossreg.options(functional.ce) == lossreg.options("ce")
+    assert lossreg.help(functional.ce) == lossreg.help(lossreg.CrossEntropy) == lossreg.help("ce")
+
+
+def test_options_of_all_that_is_registered() -> None:
+    for registered in (registry.losses, registry.metrics, registry.schedules):
+        for name in registered.names():
+            assert lossreg.options(name) == lossreg.help(name)["options"]
+    assert lossreg.options("linear.v1")["steps"] is ...
+    assert lossreg.options(lossreg.kauldron.losses.L2)["preds"] is ...
+    assert "loss=..., guesses=..., " in str(functional.Table([lossreg.help("Term.v1")]))
 
 
 # Forms of options

@@ -89,7 +89,7 @@ def test_help_of_one() -> None:
 
 @pytest.mark.parametrize(
     "name, inputs, result",
-    [("Accuracy.v1", ("labels",), "metric"), ("linear.v1", ("step",), "number"), ("Term.v1", ("context",), "loss"),
+    [("Accuracy.v1", ("labels", "[logits]", "[pred_labels]", "[mask]"), "metric"), ("linear.v1", ("step",), "number"), ("Term.v1", ("context",), "loss"),
      ("MindFormersCrossEntropy.v1", ("logits", "label"), "loss")],
 )  # fmt: skip
 def test_help_of_what_is_no_plain_calculator(name: str, inputs: Any, result: str) -> None:

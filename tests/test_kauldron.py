@@ -810,7 +810,7 @@ def test_difference_weights(kauldron: Any) -> None:
     case = squares(weight=lambda step: nan)
     assert np.isnan(kauldron.loss(case))
     assert "expected a finite number at step 0, got nan" in our_error(case)
-    with pytest.raises(ConfigError, match="should be a finite number, got nan"):
+    with pytest.raises(ConfigError, match="should be a finite number, a function or an iterator, got nan"):
         term(squares(weight=nan))
 
 

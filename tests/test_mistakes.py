@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 
 import lossreg
 from lossreg import Config, ElementwiseLoss, mindformers, registry
+from lossreg import functional as F
 from lossreg import kauldron as kd
 from lossreg.config import ALIASES
 from lossreg.synonyms import CALL_ARGUMENTS, LOSSES, OPTIONS, closest_loss, folded_name
@@ -117,7 +121,91 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: lossreg.BinaryCrossEntropyWithLogits()(L, [["a"], [], ["b"], ["a", "b"]]),
         "expected truths to be numbers, got a list of 4 with text; CrossEntropy(names=...) takes names",
     ),
+    # Functions
+    "an input twice": (lambda: F.mse([1.0], [2.0], truths=[2.0]), "mse() takes 2 inputs (guesses, truths), got truths by position and by name"),
+    "an input too few": (lambda: F.mse(truths=[2.0]), "mse() takes 2 inputs (guesses, truths), got 1, without guesses"),
+    "PyTorch's names of inputs": (
+        lambda: F.mse(input=[1.0], target=[2.0]),
+        "without guesses and truths (input is guesses here, target is truths here)",
+    ),
+    "a weight that is no input": (lambda: F.mse([1.0], [2.0], weight=[1.0]), "weight: unknown option; did you mean sample_weight=?"),
+    "a weight twice": (lambda: F.bce([0.5], [1.0], [1.0], weight=[2.0]), "bce() got weight by position and by name"),
+    "a weight that may be two things": (
+        lambda: F.bcelogits([0.5], [1.0], weight=[2.0]),
+        "bcelogits() got weight=, which may be its input or the k api's name of pos_weight; write sample_weight= for "
+        "the weight of each element or pos_weight= for that of each class",
+    ),
+    "a keyword of a call": (
+        lambda: lossreg.loss(MSE(), [1.0], [2.0], target=[1.0]),
+        "takes mask= and sample_weight= beside its inputs, got target= (target is truths here)",
+    ),
+    "an option's name without a list": (
+        lambda: lossreg.loss("ce", "smoothing", 0.1),
+        "Cannot make CrossEntropy: label_smoothing: expected a name and its value in a list, got 'smoothing' and 0.1; "
+        'write ["smoothing", 0.1] or smoothing=0.1',
+    ),
+    "a text's name without a list": (lambda: lossreg.loss("mse", "reduce", "none"), 'write ["reduce", "none"] or reduce="none"'),
+    "a name without a value": (lambda: F.ce(L, Y, "smoothing"), "got 'smoothing' alone; write [\"smoothing\", value]"),
+    "data to loss": (
+        lambda: lossreg.loss("mse", L, L),
+        "Cannot make MeanSquaredError: expected options, got a float64 array of shape (4, 3); to calculate write "
+        "lossreg.functional.mse(guesses, truths)",
+    ),
+    "logits and ids to loss": (lambda: lossreg.loss("ce", L, Y), "to calculate write lossreg.functional.ce(guesses, truths)"),
+    "lists to loss": (lambda: lossreg.loss("mse", [1.0], [2.0]), "got a list of 1; to calculate write lossreg.functional.mse("),
+    "data to a loss without a short name": (
+        lambda: lossreg.loss("CosineDistance.v1", L, L),
+        "to calculate write CosineDistance()(guesses, truths)",
+    ),
+    "a metric as a loss": (
+        lambda: lossreg.loss(lossreg.metrics.Accuracy),
+        "expected a calculator of a loss, got Accuracy; write Accuracy(...)",
+    ),
+    "a slip in the name of a metric": (lambda: lossreg.help("Acuracy.v1"), "did you mean 'Accuracy.v1'?"),
+    "the second of two inputs": (lambda: F.similar(L, L[0]), "expected x2 of shape (...) with 1 or more along axis 1, got shape (3,)"),
+    # Rows of 0 and 1, where labels are expected
+    "rows of 0 and 1 in lists": (
+        lambda: F.multisoft([[0.1, 0.9, 0.3]], [[1, 0, 1]]),
+        "got class 1 twice in row 0; rows of 0 and 1 must be an array; write np.array(truths).",
+    ),
+    "rows of two classes in lists": (
+        lambda: F.multilabel([[0.1, 0.9]], [[0, 1]]),
+        "got [0, 1] in row 0; for rows of 0 and 1 write [set(np.flatnonzero(row)) for row in truths].",
+    ),
+    "rows of 0 and 1 for labels": (
+        lambda: F.multilabel([[0.1, 0.9, 0.3]], np.array([[1, 0, 1]])),
+        "got class 1 twice in row 0; for rows of 0 and 1 write [set(np.flatnonzero(row)) for row in truths].",
+    ),
+    "rows of floats for labels": (
+        lambda: F.multilabel([[0.1, 0.9, 0.3]], np.array([[1.0, 0.0, 1.0]])),
+        "got a float64 array of shape (1, 3); for rows of 0 and 1 write [set(np.flatnonzero(row)) for row in truths].",
+    ),
+    "ids as floats for labels": (
+        lambda: F.multilabel([[0.1, 0.9, 0.3]], np.array([[2.0, 1.0, -1.0]])),
+        "expected truths to be ids ended by -1, got a float64 array of shape (1, 3); write truths.astype(int).",
+    ),
     # Configs
+    "a short name": (lambda: resolve('@losses = "ce"'), "nothing is registered as 'ce'; did you mean 'CrossEntropy.v1'?"),
+    "a forgotten @": (
+        lambda: resolve('losses = "CrossEntropy.v1"'),
+        'loss.losses: names a function without the @; write @losses = "CrossEntropy.v1"',
+    ),
+    "numbers of Python": (
+        lambda: resolve('@losses = "CrossEntropy.v1"\nlabel_smoothing = .1'),
+        "should be a valid number, got '.1'; write 0.1",
+    ),
+    "an underscore in a number": (
+        lambda: resolve('@losses = "CrossEntropy.v1"\nlabel_smoothing = 1_000'),
+        "should be a valid number, got '1_000'; write 1000",
+    ),
+    "one of several types": (
+        lambda: lossreg.kauldron.losses.L2(weight=None),  # type: ignore[arg-type]
+        "Cannot make L2: weight: should be a number, a function or an iterator, got None",
+    ),
+    "a text for one of several types": (
+        lambda: lossreg.Term(MSE(), guesses="a", weight="0.5"),  # type: ignore[arg-type]
+        "Cannot make Term: weight: should be a number, a function or an iterator, got '0.5'; write 0.5",
+    ),
     "names without quotes": (
         lambda: resolve('@losses = "CrossEntropy.v1"\nnames = [cat, dog]'),
         'loss.names: line 3: expected JSON, such as ["cat","dog"], got',
@@ -253,3 +341,68 @@ def test_the_tables_of_synonyms_name_what_there_is() -> None:
     options = {option for name in names for option in lossreg.schema.positional_order(registry.losses.get(name))}
     assert {word for words in OPTIONS.values() for word in words} - {"axis"} <= options
     assert set(CALL_ARGUMENTS.values()) <= {"guesses", "truths", "mask", "sample_weight"}
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (list(range(10_000)), "should be a valid string, got 9\n  names: and 9,990 more"),
+        (["a"] * 1000, "duplicate name 'a'\n  names: and more"),
+    ],
+)
+def test_ten_problems_of_an_option_are_listed(names: Any, expected: str) -> None:
+    with pytest.raises(lossreg.ConfigError) as caught:
+        CE(names=names)
+    assert str(caught.value).endswith(expected)
+    assert len(caught.value.problems) == 11
+
+
+def test_ten_problems_of_a_dict_are_listed() -> None:
+    wrong: Any = {f"x{i}": 3 for i in range(3000)}
+    with pytest.raises(lossreg.ConfigError, match=r"terms.x9: .*got 3\n  terms: and 2,990 more$"):
+        lossreg.WeightedSum(terms=wrong)
+
+
+def test_much_data_is_refused_at_once() -> None:
+    many = np.zeros(300_000)
+    start = time.perf_counter()
+    with pytest.raises(lossreg.ConfigError, match="to calculate write"):
+        lossreg.loss("mse", many, many)
+    assert time.perf_counter() - start < 0.2
+
+
+def test_label_sets_of_rows_as_the_error_says() -> None:
+    rows, guesses = np.array([[1, 1], [0, 1]]), np.array([[0.1, 0.9], [0.2, 0.3]])
+    assert F.multilabel(guesses, [set(np.flatnonzero(row)) for row in rows]) == pytest.approx(0.225)
+
+
+def test_arrays_are_options_in_python_and_in_a_resolved_dict() -> None:
+    weights: Any = np.array([1, 2.0])
+    resolved = registry.resolve({"loss": {"@losses": "CrossEntropy.v1", "class_weight": weights}})["loss"]
+    assert resolved == CE(class_weight=weights) == CE(class_weight=[1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    "module, name, hint",
+    [
+        (lossreg, "CategoricalCrossEntropy", "did you mean 'CategoricalCrossentropy_v4' or 'CrossEntropy'?"),
+        (lossreg, "MSELoss", "did you mean 'MeanSquaredError'?"),
+        (lossreg, "CrossEntropyLoss", "did you mean 'CrossEntropy'?"),
+        (lossreg, "Hubber", "did you mean 'Huber'?"),
+        (lossreg, "mse", "did you mean 'functional.mse'?"),
+        (lossreg.metrics, "Acuracy", "did you mean 'Accuracy'?"),
+        (lossreg.metrics, "F1", "(known: Accuracy, Ari, "),
+    ],
+)
+def test_attributes_of_other_libraries_lead_to_the_class(module: Any, name: str, hint: str) -> None:
+    with pytest.raises(AttributeError, match=re.escape(hint)):
+        getattr(module, name)
+    assert not hasattr(module, name)
+    assert not hasattr(module, "__wrapped__")
+
+
+@pytest.mark.parametrize("name", ["jax", "torch"])
+def test_modules_that_need_their_own_import(name: str) -> None:
+    script = f"import lossreg\ntry: lossreg.{name}\nexcept AttributeError as error: print(error)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert f"has no attribute {name!r} yet; write import lossreg.{name}" in done.stdout

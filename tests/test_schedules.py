@@ -239,10 +239,10 @@ def test_a_function_is_no_part_of_a_config() -> None:
         (lambda: PiecewiseSchedule(boundaries=[2, 2], values=[1, 2, 3]), r"boundaries: should increase, got \[2, 2\]"),
         (lambda: PiecewiseSchedule(boundaries=[2, 1], values=[1, 2, 3]), r"boundaries: should increase, got \[2, 1\]"),
         (lambda: PiecewiseSchedule(boundaries=[1.5], values=[1, 2]), r"boundaries\.0: should be a valid integer, got 1\.5"),
-        (lambda: term("fast"), "weight.*should be a valid number, got 'fast'"),
-        (lambda: term(math.nan), "weight.*should be a finite number, got nan"),
-        (lambda: term([1.0, 2.0]), r"weight.*should be callable, got \(1\.0, 2\.0\)"),
-        (lambda: term(None), "weight.*should be callable, got None"),
+        (lambda: term("fast"), "weight: should be a number, a function or an iterator, got 'fast'"),
+        (lambda: term(math.nan), "weight: should be a finite number, a function or an iterator, got nan"),
+        (lambda: term([1.0, 2.0]), r"weight: should be a number, a function or an iterator, got \(1\.0, 2\.0\)"),
+        (lambda: term(None), "weight: should be a number, a function or an iterator, got None"),
     ],
 )  # fmt: skip
 def test_wrong_options(make: Any, problem: str) -> None:

@@ -19,6 +19,9 @@ from .labels import ClassWeight, NameOptions, class_weights
 
 __all__ = ["BinaryCrossEntropy", "BinaryCrossEntropyWithLogits", "MultiLabelSoftMargin", "SoftMargin"]
 
+FOR_ROWS = "rows of 0 and 1 must be an array; write np.array(truths)"
+"""What errors about label sets say to those who have rows: the ints of lists are ids."""
+
 
 @register("BinaryCrossEntropyWithLogits.v1", alias="bcelogits")
 class BinaryCrossEntropyWithLogits(ElementwiseLoss):
@@ -155,7 +158,7 @@ class MultiLabelSoftMargin(RowLoss, NameOptions):
         (x,) = batch.arrays
         _, exponent = class_weights(batch, self.class_weight)
         if self._are_sets(batch, truths):
-            targets = self.labels.read_multi(batch, truths)
+            targets = self.labels.read_multi(batch, truths, FOR_ROWS)
             members = targets.members(batch.columns).astype(compute_dtype(x.dtype))
             return Truths(members, targets.present, exponent=exponent)
         truths = batch.real("truths", truths)

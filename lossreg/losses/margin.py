@@ -20,6 +20,9 @@ from .labels import ClassWeight, NameOptions, class_weights
 
 __all__ = ["HingeEmbedding", "MarginRanking", "MultiLabelMargin", "MultiMargin"]
 
+FOR_ROWS = "for rows of 0 and 1 write [set(np.flatnonzero(row)) for row in truths]"
+"""What errors about label sets say to those who have rows: integers are ids, as in PyTorch."""
+
 
 @register("HingeEmbedding.v1", alias="hinge")
 class HingeEmbedding(ElementwiseLoss):
@@ -152,7 +155,7 @@ class MultiLabelMargin(RowLoss, NameOptions):
 
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """The labels of each row, as bools and as lists."""
-        targets, xp, asarray = self.labels.read_multi(batch, truths), batch.ops.xp, batch.ops.asarray
+        targets, xp, asarray = self.labels.read_multi(batch, truths, FOR_ROWS), batch.ops.xp, batch.ops.asarray
         indptr: Any = targets.indptr
         counts = np.diff(indptr)
         width = 1 << max(int(counts.max(initial=0)) - 1, 0).bit_length()  # few widths: few kernels to compile

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..state import (
     AutoState,
     AverageState,
@@ -35,3 +37,11 @@ __all__ = [
     "SingleDimension", "SkipIfMissing", "Ssim", "State", "Std", "TreeMap", "TreeReduce", "TreeState", "concat_field",
     "max_field", "min_field", "state_field", "static_field", "sum_field", "truncate_field",
 ]  # fmt: skip
+
+# Type checkers report unknown attributes themselves, unless they see this function.
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        from ..attributes import missing_attribute
+
+        raise missing_attribute(__name__, name)
