@@ -664,7 +664,7 @@ WRONG: dict[str, tuple[Callable[..., Any], str]] = {
     "where of NumPy": (lambda xp, x, p: (np.where(True, x, -x), x), ""),
     "an array of NumPy": (lambda xp, x, p: (x * np.ones(7), x), ""),
     "math": (lambda xp, x, p: (math.exp(x), x), "must be real number"),
-    "a function that xp has not": (lambda xp, x, p: (xp.arctan(x), x), "no attribute 'arctan'"),
+    "a function that xp has not": (lambda xp, x, p: (xp.arctan(x), x), "xp has no arctan"),
     "too many arguments": (lambda xp, x, p: (xp.exp(x, x), x), ""),
     "too few arguments": (lambda xp, x, p: (xp.maximum(x), x), ""),
     "a method of arrays": (lambda xp, x, p: (x.clip(0, 1), x), "no attribute 'clip'"),
@@ -676,7 +676,7 @@ WRONG: dict[str, tuple[Callable[..., Any], str]] = {
     "no tuple": (lambda xp, x, p: x, "expected a tuple"),
     "a remainder": (lambda xp, x, p: (x % 2.0, x), "unsupported operand"),
     "no slope": (lambda xp, x, p: (x, None), ""),
-    "too few parameters": (lambda xp, x: (x, x), "positional argument"),
+    "too few parameters": (lambda xp, x: (x, x), "parameters, of which the first is xp, got 2"),
 }  # fmt: skip
 
 

@@ -511,7 +511,7 @@ def test_wrong_guesses(guesses: Any, expected: str, backend: Any) -> None:
     "options, truths, call, expected",
     [
         ({}, [0, 4], {}, r"truth ids in \[0, 4\), got undeclared id 4 in row 1"),
-        ({}, [0], {}, "truths to be 2, one for each row of guesses"),
+        ({}, [0], {}, r"2 truths \(one per row of guesses\), got 1"),
         ({}, zeros(2, 3), {}, r"truths of shape \(2, 4\) as guesses"),
         ({}, zeros(2, 4) + 2, {}, r"truth values in \[0, 1\], got 2.0 in row 0, column 0"),
         (dict(names=["a", "b"]), [0, 1], {}, "one name for each class of guesses, 4, got 2 names"),
