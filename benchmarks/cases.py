@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import lossreg
-from lossreg.config import ALIASES
+from lossreg.config.resolve import ALIASES
 
 from . import THREADS
 

@@ -18,7 +18,7 @@ from . import THREADS
 
 def use_threads(count: int) -> None:
     """So many for everybody whose number can change while it runs."""
-    from lossreg.jit import pool
+    from lossreg.ops.llvm import threads as pool
 
     getattr(lossreg, "set_num_threads", pool.set_num_threads)(count)
     if "torch" in sys.modules:

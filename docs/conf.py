@@ -23,7 +23,7 @@ import gallery
 
 import lossreg
 import lossreg.losses
-from lossreg.schema import INFINITY_ALLOWED, Configurable, positional_order
+from lossreg.config.options import INFINITY_ALLOWED, Configurable, positional_order
 
 project = "lossreg"
 copyright = "the lossreg contributors"

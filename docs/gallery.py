@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, get_type_hints
 import numpy as np
 
 import lossreg
-from lossreg.config import ALIASES
+from lossreg.config.resolve import ALIASES
 
 MARKER = "<!-- gallery of all calculators -->"
 """Where the entries go in the page."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
-from .registries import ALIASES
+from .config.registry import ALIASES
 from .synonyms import closest_attribute
 
 __all__ = ["missing_attribute"]

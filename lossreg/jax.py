@@ -7,13 +7,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .autodiff import check_differentiable, filled, leaves_of
-from .base import ReducedLoss, Wanted
+from .arrays.ragged import Ragged, is_ragged
+from .arrays.trees import get_path, tree_map
 from .checks import fail
 from .ops.base import is_half
-from .ragged import Ragged, is_ragged
+from .pipeline.autodiff import check_differentiable, filled, leaves_of
+from .pipeline.reduced import ReducedLoss, Wanted
 from .terms import ContextLoss, Term
-from .trees import get_path, tree_map
 
 try:
     import jax

@@ -11,15 +11,15 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from annotated_types import Ge, Le
 
+from .arrays.dlpack import foreign_arrays
 from .checks import describe, fail
-from .config import register
-from .interop import foreign_arrays
+from .config.options import Configurable, Problem
+from .config.resolve import register
+from .labels.options import ClassWeight
 from .losses.categorical import CrossEntropy
-from .losses.labels import ClassWeight
 from .ops import Array, get_ops
 from .ops.base import compute_dtype, without_float_warnings
-from .schema import Configurable, Problem
-from .state import LossState
+from .states.averages import LossState
 from .synonyms import closest
 
 __all__ = ["CrossEntropyLoss"]

@@ -16,10 +16,10 @@ from typing import Annotated, Any
 
 from annotated_types import Gt
 
+from .arrays.dlpack import is_traced
 from .checks import describe
-from .config import register
-from .interop import is_traced
-from .schema import Configurable, Problem
+from .config.options import Configurable, Problem
+from .config.resolve import register
 
 __all__ = ["ConstantSchedule", "CosineSchedule", "LinearSchedule", "PiecewiseSchedule", "Schedule", "value_at"]
 

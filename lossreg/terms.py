@@ -9,16 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
 
-from .base import Loss, ReducedLoss, Wanted
+from .arrays.dlpack import like
+from .arrays.trees import check_path, get_path, tree_map
 from .checks import describe
-from .config import register
-from .interop import like
-from .plain import PlainCalculator
+from .config.options import ConfigError, Configurable, Problem, replaced
+from .config.resolve import register
+from .pipeline.loss import Loss
+from .pipeline.plain import PlainCalculator
+from .pipeline.reduced import ReducedLoss, Wanted
 from .schedules import Series, value_at
-from .schema import ConfigError, Configurable, Problem, replaced
-from .state import LossState, TreeState
+from .states.averages import LossState
+from .states.base import TreeState
 from .synonyms import closest
-from .trees import check_path, get_path, tree_map
 
 __all__ = ["ContextLoss", "Term", "WeightedSum", "WeightedSumState"]
 

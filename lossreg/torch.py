@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .autodiff import check_differentiable, filled, leaves_of
-from .base import ReducedLoss, Wanted
+from .arrays.dlpack import arrays_in, is_foreign, why_not_readable
+from .arrays.trees import tree_map
 from .checks import describe, fail
-from .interop import arrays_in, is_foreign, why_not_readable
+from .pipeline.autodiff import check_differentiable, filled, leaves_of
+from .pipeline.reduced import ReducedLoss, Wanted
 from .terms import ContextLoss
-from .trees import tree_map
 
 try:
     import torch

@@ -224,7 +224,8 @@ def installed(group: tuple[int, int] | None = (32, 32), blocks: int | None = 3) 
     blocks: how many of them a kernel has at most, however much there is to do; None as well.
     """
     import lossreg.ops
-    from lossreg.ops import Ops, cupy_ops
+    from lossreg.ops import Ops
+    from lossreg.ops.cuda import ops as cupy_ops
 
     def forget() -> None:
         lossreg.ops._cupy.cache_clear()

@@ -21,7 +21,7 @@ from lossreg import (
     Term,
     WeightedSum,
 )
-from lossreg.reduction import Reduction
+from lossreg.pipeline.weights import Reduction
 from lossreg.schedules import LinearSchedule
 
 DIGITS = Path(__file__).parents[1] / "docs" / "examples" / "data" / "digits.csv.gz"

@@ -16,7 +16,7 @@ from table import ROWS, Row
 
 import lossreg
 from lossreg import Ragged
-from lossreg.base import Wanted
+from lossreg.pipeline.reduced import Wanted
 from lossreg.terms import Term, WeightedSum
 
 jax = pytest.importorskip("jax", reason="jax is not installed: pip install jax")

@@ -17,7 +17,7 @@ from table import ROWS, Row
 
 import lossreg
 from lossreg import Ragged, registry
-from lossreg.base import ReducedLoss, Wanted
+from lossreg.pipeline.reduced import ReducedLoss, Wanted
 from lossreg.terms import Term, WeightedSum
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")

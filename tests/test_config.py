@@ -18,7 +18,7 @@ import pytest
 
 import lossreg
 from lossreg import Config, ConfigError, Loss, register, registry
-from lossreg.config import ALIASES
+from lossreg.config.resolve import ALIASES
 
 HUBER = '[loss]\n@losses = "Huber.v1"\n'
 

@@ -24,7 +24,7 @@ from devices import to_device, to_host
 from support import assert_same, each, leaves
 
 import lossreg
-from lossreg.ops import cupy_ops
+from lossreg.ops.cuda import ops as cupy_ops
 
 GROUPS = [(32, 64), (64, 64)]
 """Threads of a row and of a block: a block has two rows at a time, or one."""

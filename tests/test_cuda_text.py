@@ -14,7 +14,7 @@ from devices import to_device
 from support import count, each, item_mask
 from table import ROWS, Row
 
-from lossreg.ops import cupy_ops
+from lossreg.ops.cuda import ops as cupy_ops
 
 pytestmark = pytest.mark.skipif(nvrtc.why_not() is not None, reason=nvrtc.why_not() or "")
 

@@ -23,7 +23,7 @@ import catalogue
 import pytest
 
 import lossreg
-from lossreg.config import ALIASES, Registry, registry
+from lossreg.config.resolve import ALIASES, Registry, registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *([ROOT / "README.md"] if (ROOT / "README.md").exists() else [])]

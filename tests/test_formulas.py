@@ -12,8 +12,8 @@ import pytest
 
 import lossreg
 from lossreg import ElementwiseLoss, RowLoss
-from lossreg.base import Truths
 from lossreg.ops import get_ops
+from lossreg.pipeline.reduced import Truths
 
 try:
     BACKENDS = [get_ops("numpy"), get_ops("numba")]

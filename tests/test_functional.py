@@ -21,7 +21,7 @@ from test_k_api import NAMES
 
 import lossreg
 from lossreg import ConfigError, functional, registry
-from lossreg.config import ALIASES
+from lossreg.config.resolve import ALIASES
 
 
 @pytest.mark.parametrize("row", [row for row in TRUE_ROWS if row.name in ALIASES.values()], ids=lambda row: row.id)

@@ -14,7 +14,7 @@ import pytest
 
 import lossreg
 from lossreg import Config, registry
-from lossreg.config import ALIASES
+from lossreg.config.resolve import ALIASES
 
 DOCS = Path(__file__).parents[1] / "docs"
 BUILT_IN = {

@@ -18,7 +18,8 @@ from support import assert_same, count, each, item_mask, leaves
 from table import ROWS, TRUE_ROWS, Row
 
 import lossreg
-from lossreg import Ragged, interop, metrics, registry
+from lossreg import Ragged, metrics, registry
+from lossreg.arrays import dlpack as interop
 from lossreg.terms import Term, WeightedSum
 
 nan = np.nan

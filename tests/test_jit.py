@@ -22,8 +22,8 @@ from lossreg.ops import NumpyOps, get_ops
 pytest.importorskip("llvmlite", "0.45", reason="llvmlite is not installed: pip install 'lossreg[jit]'")
 import llvmlite.binding as llvm
 
-from lossreg.jit.lanes import STORAGE
-from lossreg.ops import jit_ops
+from lossreg.ops.llvm import ops as jit_ops
+from lossreg.ops.llvm.vectors import STORAGE
 
 COMPILED, PLAIN = get_ops("numba"), NumpyOps()
 FLOATS = ["float32", "float64"]

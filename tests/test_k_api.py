@@ -17,8 +17,8 @@ from test_docs import read_blocks
 
 import lossreg
 from lossreg import ConfigError, CrossEntropy, functional, loss, options
-from lossreg.config import ALIASES
-from lossreg.schema import Configurable
+from lossreg.config.options import Configurable
+from lossreg.config.resolve import ALIASES
 from lossreg.synonyms import OPTIONS_OF_K
 
 PAGE = Path(__file__).parents[1] / "docs" / "coming-from-k.md"

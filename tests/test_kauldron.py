@@ -18,7 +18,7 @@ from kauldron_reference import FORMULAS, METRICS, Case, Installed, MetricCase, R
 
 import lossreg
 from lossreg import ConfigError, Term
-from lossreg.trees import tree_map
+from lossreg.arrays.trees import tree_map
 
 PAGE = Path(__file__).parents[1] / "docs" / "coming-from-kauldron.md"
 REASON = "Kauldron is not installed, its formulas are compared with alone: see `kauldron` in .ci/run"

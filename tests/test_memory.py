@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("llvmlite", reason="llvmlite is not installed")
 
 from lossreg import Huber, use_ops
-from lossreg.jit import memory
+from lossreg.ops.llvm import buffers as memory
 
 FLOAT = np.dtype(np.float32)
 N = memory.MIN_BYTES // 4

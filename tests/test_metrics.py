@@ -23,8 +23,8 @@ from support import frozen
 
 import lossreg
 from lossreg import Config, ConfigError, metrics, registry
+from lossreg.arrays.trees import get_path, tree_map
 from lossreg.metrics.globs import get_glob
-from lossreg.trees import get_path, tree_map
 
 Inputs = dict[str, Any]
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -1248,5 +1248,5 @@ def test_a_state_that_collects() -> None:
 
 
 def test_examples_of_metrics_run() -> None:
-    for name in ("metrics.images", "metrics.clustering", "state"):
+    for name in ("metrics.images", "metrics.clustering", "states.auto", "states.averages"):
         assert doctest.testmod(importlib.import_module(f"lossreg.{name}")).failed == 0

@@ -15,7 +15,7 @@ import lossreg
 from lossreg import Config, ElementwiseLoss, mindformers, registry
 from lossreg import functional as F
 from lossreg import kauldron as kd
-from lossreg.config import ALIASES
+from lossreg.config.resolve import ALIASES
 from lossreg.synonyms import CALL_ARGUMENTS, LOSSES, OPTIONS, closest_loss, folded_name
 
 L = np.random.default_rng(0).normal(size=(4, 3))
@@ -337,7 +337,9 @@ def test_the_tables_of_synonyms_name_what_there_is() -> None:
     names = registry.losses.names()
     assert {word for words in LOSSES.values() for word in words} <= set(names)
     assert [name for name in LOSSES if folded_name(name) != name] == []
-    options = {option for name in names for option in lossreg.schema.positional_order(registry.losses.get(name))}
+    options = {
+        option for name in names for option in lossreg.config.options.positional_order(registry.losses.get(name))
+    }
     assert {word for words in OPTIONS.values() for word in words} - {"axis"} <= options
     assert set(CALL_ARGUMENTS.values()) <= {"guesses", "truths", "mask", "sample_weight"}
 

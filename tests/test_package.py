@@ -33,7 +33,7 @@ def test_import_loads_nothing_heavy() -> None:
         ):
             continue
         assert heavy not in loaded
-    assert "lossreg.ops.cupy_ops" not in loaded
+    assert "lossreg.ops.cuda.ops" not in loaded
 
 
 def test_public_names_are_importable_and_documented() -> None:

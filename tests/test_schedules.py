@@ -24,14 +24,7 @@ import numpy as np
 import pytest
 
 from lossreg import Config, ConfigError, Huber, Term, registry, schedules
-from lossreg.schedules import (
-    ConstantSchedule,
-    CosineSchedule,
-    LinearSchedule,
-    PiecewiseSchedule,
-    Schedule,
-    value_at,
-)
+from lossreg.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, PiecewiseSchedule, Schedule, value_at
 
 STEPS = [-5, 0, 1, 2, 3, 7, 9, 10, 11, 49, 50, 51, 99, 100, 1000, 10**9]
 

@@ -18,7 +18,7 @@ import standin_cupy
 from support import frozen
 
 from lossreg import Config, ConfigError, registry, summaries
-from lossreg.trees import tree_map
+from lossreg.arrays.trees import tree_map
 
 
 @pytest.fixture

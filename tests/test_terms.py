@@ -33,7 +33,7 @@ from lossreg import (
     WeightedSumState,
     registry,
 )
-from lossreg.base import ElementwiseLoss
+from lossreg.pipeline.kinds import ElementwiseLoss
 from lossreg.schedules import LinearSchedule, PiecewiseSchedule
 
 WEIGHTS: list[tuple[Any, float]] = [

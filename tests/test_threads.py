@@ -26,8 +26,11 @@ from lossreg.ops import get_ops
 
 pytest.importorskip("llvmlite", "0.45", reason="llvmlite is not installed: pip install 'lossreg[jit]'")
 from lossreg import environment
-from lossreg.jit import cache as code_cache
-from lossreg.jit import engine, pool, shared, undisturbed
+from lossreg.ops.llvm import cache as code_cache
+from lossreg.ops.llvm import compiler as engine
+from lossreg.ops.llvm import compiler_thread as undisturbed
+from lossreg.ops.llvm import gate as shared
+from lossreg.ops.llvm import threads as pool
 
 set_num_threads = lossreg.set_num_threads
 LARGE = 300_000
@@ -303,7 +306,7 @@ import atexit, os, signal, sys, threading, numpy as np, lossreg
 loss, rng = lossreg.Huber(), np.random.default_rng(0)
 x, t = rng.normal(size=400_000), rng.normal(size=400_000)
 r = np.clip(x - t, -1, 1)
-def helpers(): return lossreg.jit.pool._pool.helpers
+def helpers(): return lossreg.ops.llvm.threads._pool.helpers
 def right(): return bool(np.isclose(loss.get_loss(x, t), np.mean(r * (x - t - 0.5 * r)), rtol=1e-12))
 """
 
@@ -448,7 +451,7 @@ def test_workers_of_joblib_share_the_cores() -> None:
     pytest.importorskip("joblib", reason="joblib is not installed")
     code = """
 from joblib import Parallel, delayed, parallel_config
-from lossreg.jit.pool import get_num_threads
+from lossreg.ops.llvm.threads import get_num_threads
 right()
 with parallel_config("loky", n_jobs=2, inner_max_num_threads=2):
     found = Parallel()(delayed(loss)(x, t) for _ in range(4))
@@ -462,7 +465,7 @@ print(all(np.array_equal(grad, loss.get_grad(x, t)) for grad, _ in found), count
 
 SIGNALS = """
 import time
-from lossreg.jit.undisturbed import undisturbed
+from lossreg.ops.llvm.compiler_thread import undisturbed
 class Interrupt(Exception): pass
 def interrupt(*args): raise Interrupt
 def after(seconds, handler):
@@ -893,8 +896,8 @@ import gc
 ops = lossreg.get_ops(x)
 def formula(xp, x, k): return x * float(k), x
 def call(k): return ops.run(formula, [x[:1]], (k,), None, 1.0, rows=False, values=True, total=False, out=None)[0]
-from lossreg.jit import engine
-from lossreg.ops import jit_ops
+from lossreg.ops.llvm import compiler as engine
+from lossreg.ops.llvm import ops as jit_ops
 for k in range(20): call(k)
 one = len(engine._in_use)
 jit_ops._kernel.cache_clear(); gc.collect()

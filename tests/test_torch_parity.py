@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import lossreg
-from lossreg.config import ALIASES
+from lossreg.config.resolve import ALIASES
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 nn = torch.nn

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lossreg import ConfigError
-from lossreg.trees import check_path, get_path, leaves, tree_map
+from lossreg.arrays.trees import check_path, get_path, leaves, tree_map
 
 
 class Box(NamedTuple):

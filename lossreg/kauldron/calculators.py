@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from .. import losses
-from ..arrays import Batch
-from ..base import Truths
 from ..checks import describe, fail
+from ..pipeline.guesses import Batch
+from ..pipeline.reduced import Truths
 
 __all__ = ["LossValues", "SoftmaxCrossEntropy", "SoftmaxCrossEntropyWithIntLabels"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..arrays.trees import get_path
 from ..metrics import REQUIRED, Key
-from ..trees import get_path
 
 __all__ = ["REQUIRED", "Key", "get_by_path"]
 

@@ -13,17 +13,17 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Gt
 
 from .. import losses as registered
-from ..base import ReducedLoss
+from ..arrays.dlpack import foreign_arrays, is_traced
+from ..arrays.trees import leaves, tree_map
 from ..checks import describe, fail
-from ..interop import foreign_arrays, is_traced
+from ..config.options import ConfigError
 from ..metrics import REQUIRED, Key, Metric
 from ..metrics.base import named_parameters, takes_any_argument
-from ..reduction import NormalizeBy
+from ..pipeline.reduced import ReducedLoss
+from ..pipeline.weights import NormalizeBy
 from ..schedules import Series, value_at
-from ..schema import ConfigError
-from ..state import LossState
+from ..states.averages import LossState
 from ..terms import Term
-from ..trees import leaves, tree_map
 from . import calculators as arranged
 
 __all__ = [
@@ -57,7 +57,7 @@ class AllReduceMean(LossState):
     @classmethod
     def of(cls, state: LossState) -> AllReduceMean:
         """The state of a calculator or term as one of this class, without a parent."""
-        return cls(total=state.total, count=state.count, rests=state.rests)
+        return cls(total=state.total, count=state.count, compensation=state.compensation)
 
     @property
     def value(self) -> Any:

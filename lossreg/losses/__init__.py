@@ -1,36 +1,61 @@
-"""All calculators, one module a family; importing this package registers them."""
+"""All calculators, one module per family; importing this package registers them."""
 
-from . import (
-    alignment,
-    binary,
-    categorical,
-    divergence,
-    embedding,
-    focal,
-    linear,
-    margin,
-    regression,
-    sequence,
-    thinc,
-    thinc_v4,
-    values,
+from .alignment import CTC
+from .binary import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, MultiLabelSoftMargin, SoftMargin
+from .categorical import NLL, CrossEntropy, NonFiniteLossError
+from .divergence import KLDivergence
+from .embedding import (
+    CosineEmbedding,
+    CosineSimilarity,
+    InfoNCE,
+    NegativeCosineSimilarity,
+    PairwiseDistance,
+    TripletMargin,
 )
-from .alignment import *  # noqa: F403
-from .binary import *  # noqa: F403
-from .categorical import *  # noqa: F403
-from .divergence import *  # noqa: F403
-from .embedding import *  # noqa: F403
-from .focal import *  # noqa: F403
-from .linear import *  # noqa: F403
-from .margin import *  # noqa: F403
-from .regression import *  # noqa: F403
-from .sequence import *  # noqa: F403
-from .thinc import *  # noqa: F403
-from .thinc_v4 import *  # noqa: F403
-from .values import *  # noqa: F403
+from .focal import SigmoidFocal
+from .linear import LinearCrossEntropy
+from .margin import HingeEmbedding, MarginRanking, MultiLabelMargin, MultiMargin
+from .regression import Huber, MeanAbsoluteError, MeanSquaredError, PoissonNLL, Quantile, SmoothL1
+from .sequence import Sequence
+from .thinc import CategoricalCrossentropy, CosineDistance, L2Distance, SequenceCategoricalCrossentropy
+from .thinc_v4 import CategoricalCrossentropy_v4, SequenceCategoricalCrossentropy_v4
+from .values import AbsoluteValue, Value
 
-__all__ = [  # noqa: PLE0604
-    *alignment.__all__, *binary.__all__, *categorical.__all__, *divergence.__all__, *embedding.__all__, *focal.__all__,
-    *linear.__all__, *margin.__all__, *regression.__all__, *sequence.__all__, *thinc.__all__,
-    *thinc_v4.__all__, *values.__all__,
-]  # fmt: skip
+__all__ = [
+    "CTC",
+    "NLL",
+    "AbsoluteValue",
+    "BinaryCrossEntropy",
+    "BinaryCrossEntropyWithLogits",
+    "CategoricalCrossentropy",
+    "CategoricalCrossentropy_v4",
+    "CosineDistance",
+    "CosineEmbedding",
+    "CosineSimilarity",
+    "CrossEntropy",
+    "HingeEmbedding",
+    "Huber",
+    "InfoNCE",
+    "KLDivergence",
+    "L2Distance",
+    "LinearCrossEntropy",
+    "MarginRanking",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "MultiLabelMargin",
+    "MultiLabelSoftMargin",
+    "MultiMargin",
+    "NegativeCosineSimilarity",
+    "NonFiniteLossError",
+    "PairwiseDistance",
+    "PoissonNLL",
+    "Quantile",
+    "Sequence",
+    "SequenceCategoricalCrossentropy",
+    "SequenceCategoricalCrossentropy_v4",
+    "SigmoidFocal",
+    "SmoothL1",
+    "SoftMargin",
+    "TripletMargin",
+    "Value",
+]

@@ -8,15 +8,15 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Ge
 
-from ..arrays import Batch
-from ..base import ReducedLoss, Truths, Wanted
+from ..arrays.ragged import is_ragged, read_ragged
 from ..checks import describe, fail, first_bad, on_host
-from ..config import register
+from ..config.options import Configurable
+from ..config.resolve import register
 from ..ops import Array
 from ..ops.base import without_float_warnings
-from ..ragged import is_ragged, read_ragged
-from ..reduction import Weights
-from ..schema import Configurable
+from ..pipeline.guesses import Batch
+from ..pipeline.reduced import ReducedLoss, Truths, Wanted
+from ..pipeline.weights import Weights
 
 __all__ = ["CTC"]
 

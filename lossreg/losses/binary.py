@@ -8,14 +8,15 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
-from ..arrays import Batch
-from ..base import ElementwiseLoss, RowLoss, Truths
 from ..checks import Interval, OneOf, check_domain, check_shape, fail
-from ..config import register
+from ..config.resolve import register
+from ..labels.labels import Labels
+from ..labels.options import ClassWeight, NameOptions, class_weights
 from ..ops import Ops
 from ..ops.base import compute_dtype
-from ..truths import Labels
-from .labels import ClassWeight, NameOptions, class_weights
+from ..pipeline.guesses import Batch
+from ..pipeline.kinds import ElementwiseLoss, RowLoss
+from ..pipeline.reduced import Truths
 
 __all__ = ["BinaryCrossEntropy", "BinaryCrossEntropyWithLogits", "MultiLabelSoftMargin", "SoftMargin"]
 

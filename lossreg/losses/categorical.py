@@ -10,16 +10,17 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Le
 
-from ..arrays import Batch
-from ..base import ReducedLoss, RowLoss, Truths, Wanted
 from ..checks import on_host
-from ..config import register
+from ..config.options import Configurable, Problem, replaced
+from ..config.resolve import register
+from ..labels.labels import Labels
+from ..labels.options import ClassWeight, LabelOptions, NameOptions, class_weights
+from ..labels.targets import Targets
 from ..ops import Array
-from ..reduction import Weights
-from ..schema import Configurable, Problem, replaced
-from ..targets import Targets
-from ..truths import Labels
-from .labels import ClassWeight, LabelOptions, NameOptions, class_weights
+from ..pipeline.guesses import Batch
+from ..pipeline.kinds import RowLoss
+from ..pipeline.reduced import ReducedLoss, Truths, Wanted
+from ..pipeline.weights import Weights
 from .softmax import softmax_cross_entropy, target_arguments
 
 __all__ = ["NLL", "CrossEntropy", "NonFiniteLossError"]

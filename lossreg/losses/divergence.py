@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..base import ElementwiseLoss
 from ..checks import Interval
-from ..config import register
+from ..config.resolve import register
+from ..pipeline.kinds import ElementwiseLoss
 
 __all__ = ["KLDivergence"]
 

@@ -8,15 +8,16 @@ from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, Le
 
-from ..arrays import Batch, Layout
-from ..base import CoupledLoss, RowLoss, Truths
 from ..checks import OneOf, check_domain, check_shape, fail
-from ..config import register
+from ..config.options import INFINITY_ALLOWED
+from ..config.resolve import register
+from ..labels.targets import Targets
 from ..ops import Array
 from ..ops.base import fitting
-from ..reduction import Reduction
-from ..schema import INFINITY_ALLOWED
-from ..targets import Targets
+from ..pipeline.guesses import Batch, Layout
+from ..pipeline.kinds import CoupledLoss, RowLoss
+from ..pipeline.reduced import Truths
+from ..pipeline.weights import Reduction
 from .softmax import softmax_cross_entropy, target_arguments
 
 __all__ = [

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
-from ..base import ElementwiseLoss
 from ..checks import Interval
-from ..config import register
+from ..config.resolve import register
+from ..pipeline.kinds import ElementwiseLoss
 
 __all__ = ["SigmoidFocal"]
 

@@ -8,15 +8,15 @@ from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt
 
-from ..arrays import Batch
-from ..base import Truths, Wanted
+from ..arrays.ragged import is_ragged
 from ..checks import check_shape, describe, fail
-from ..config import register
+from ..config.options import Configurable
+from ..config.resolve import register
 from ..ops import Array
 from ..ops.base import compute_dtype, without_float_warnings
-from ..ragged import is_ragged
-from ..reduction import Weights
-from ..schema import Configurable
+from ..pipeline.guesses import Batch
+from ..pipeline.reduced import Truths, Wanted
+from ..pipeline.weights import Weights
 from .categorical import CrossEntropy, check_finite
 from .softmax import log_sum_parts, softmax_cross_entropy
 

@@ -8,15 +8,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..arrays import Batch
-from ..base import ElementwiseLoss, RowLoss, Truths, Wanted
 from ..checks import OneOf
-from ..config import register
+from ..config.resolve import register
+from ..labels.labels import Labels
+from ..labels.options import ClassWeight, NameOptions, class_weights
 from ..ops import Array
 from ..ops.base import compute_dtype
-from ..reduction import Weights
-from ..truths import Labels
-from .labels import ClassWeight, NameOptions, class_weights
+from ..pipeline.guesses import Batch
+from ..pipeline.kinds import ElementwiseLoss, RowLoss
+from ..pipeline.reduced import Truths, Wanted
+from ..pipeline.weights import Weights
 
 __all__ = ["HingeEmbedding", "MarginRanking", "MultiLabelMargin", "MultiMargin"]
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 
-from ..base import ElementwiseLoss
 from ..checks import Interval
-from ..config import register
+from ..config.resolve import register
+from ..pipeline.kinds import ElementwiseLoss
 
 __all__ = ["Huber", "MeanAbsoluteError", "MeanSquaredError", "PoissonNLL", "Quantile", "SmoothL1"]
 

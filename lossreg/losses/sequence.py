@@ -10,17 +10,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..arrays import Batch
-from ..base import Loss, ReducedLoss, Truths, Wanted
+from ..arrays.dlpack import foreign_arrays
+from ..arrays.ragged import Ragged, is_ragged, read_ragged
 from ..checks import describe, fail
-from ..config import register
-from ..interop import foreign_arrays
+from ..config.options import Problem, replaced
+from ..config.resolve import register
 from ..ops import Array
-from ..plain import PlainItems
-from ..ragged import Ragged, is_ragged, read_ragged
-from ..reduction import NormalizeBy, Reduction, Weights
-from ..schema import Problem, replaced
-from ..state import LossState
+from ..pipeline.guesses import Batch
+from ..pipeline.loss import Loss
+from ..pipeline.plain import PlainItems
+from ..pipeline.reduced import ReducedLoss, Truths, Wanted
+from ..pipeline.weights import NormalizeBy, Reduction, Weights
+from ..states.averages import LossState
 
 __all__ = ["Sequence"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..labels.targets import Targets
 from ..ops import Array, Ops
-from ..targets import Targets
 
 __all__ = ["log_sum_parts", "probability_cross_entropy", "softmax_cross_entropy", "target_arguments"]
 

@@ -10,17 +10,17 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from annotated_types import Ge, Lt
 
-from ..arrays import Batch, real_array
-from ..base import Loss
+from ..arrays.dlpack import foreign_arrays
+from ..arrays.ragged import is_ragged
 from ..checks import Interval, check_domain, check_shape, describe, fail
-from ..config import register
-from ..interop import foreign_arrays
+from ..config.options import Problem
+from ..config.resolve import register
+from ..labels.labels import Labels, label_problems
+from ..labels.targets import Targets
 from ..ops import Array, get_ops
 from ..ops.base import compute_dtype, is_half
-from ..ragged import is_ragged
-from ..schema import Problem
-from ..targets import Targets
-from ..truths import Labels, label_problems
+from ..pipeline.guesses import Batch, real_array
+from ..pipeline.loss import Loss
 
 __all__ = ["CategoricalCrossentropy", "CosineDistance", "L2Distance", "SequenceCategoricalCrossentropy"]
 

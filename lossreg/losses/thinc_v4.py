@@ -8,15 +8,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..arrays import Batch
-from ..base import RowLoss, Truths
 from ..checks import Interval, check_domain
-from ..config import register
+from ..config.resolve import register
+from ..labels.labels import Labels
+from ..labels.options import ClassWeight, LabelOptions, class_weights
+from ..labels.targets import Targets
 from ..ops import Array, get_ops
-from ..reduction import Reduction, Weights
-from ..targets import Targets
-from ..truths import Labels
-from .labels import ClassWeight, LabelOptions, class_weights
+from ..pipeline.guesses import Batch
+from ..pipeline.kinds import RowLoss
+from ..pipeline.reduced import Truths
+from ..pipeline.weights import Reduction, Weights
 from .softmax import probability_cross_entropy, target_arguments
 from .thinc import UNIT, Smoothing, as_sequences, check_smoothing, read_sequences
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..base import ElementwiseLoss
-from ..config import register
+from ..config.resolve import register
+from ..pipeline.kinds import ElementwiseLoss
 
 __all__ = ["AbsoluteValue", "Value"]
 

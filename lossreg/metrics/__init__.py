@@ -4,22 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..state import (
-    AutoState,
-    AverageState,
-    CollectFirstState,
-    CollectingState,
-    EmptyState,
-    State,
-    TreeState,
-    concat_field,
-    max_field,
-    min_field,
-    state_field,
-    static_field,
-    sum_field,
-    truncate_field,
-)
+from ..states.auto import AutoState, CollectFirstState, CollectingState
+from ..states.averages import AverageState
+from ..states.base import EmptyState, State, TreeState
+from ..states.fields import concat_field, max_field, min_field, state_field, static_field, sum_field, truncate_field
 from .base import REQUIRED, Key, Metric
 from .classification import Accuracy, BinaryAccuracy, Precision1
 from .clustering import Ari

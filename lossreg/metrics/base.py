@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from .. import state as states
+from ..arrays.trees import get_path, leaves, tree_map
 from ..checks import describe
-from ..schema import ConfigError, Configurable, Problem
+from ..config.options import ConfigError, Configurable, Problem
+from ..states.base import State
 from ..synonyms import closest
-from ..trees import get_path, leaves, tree_map
 from .globs import check_glob
 
 __all__ = ["REQUIRED", "Key", "Metric", "named_parameters", "takes_any_argument"]
@@ -34,7 +34,7 @@ class Metric(Configurable, ABC):
     type checkers know them; those that are not are added. Paths are needed to read a context and for nothing else.
     """
 
-    State: ClassVar[type[states.State]]
+    State: ClassVar[type[State]]
     """What `get_state` returns."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -156,7 +156,7 @@ def _linking(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _linked(state: Any, metric: Metric) -> Any:
     """The state with its parent. One that has a parent keeps it, such as the inner metric of a `TreeReduce`."""
-    if not isinstance(state, states.State):
+    if not isinstance(state, State):
         raise TypeError(
             f"Cannot calculate {type(metric).__name__}: expected get_state to return a State, got {describe(state)}."
         )

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import check_unmasked
+from ..arrays.dlpack import foreign_arrays
 from ..checks import OneOf, check_domain, check_shape, describe, fail
-from ..config import register
-from ..interop import foreign_arrays
-from ..losses.labels import LabelOptions
+from ..config.options import Problem
+from ..config.resolve import register
+from ..labels.labels import Labels
+from ..labels.options import LabelOptions
 from ..ops import get_ops
-from ..schema import Problem
-from ..state import AverageState
-from ..truths import Labels
+from ..pipeline.guesses import check_unmasked
+from ..states.averages import AverageState
 from .base import Key, Metric
 from .rows import Rows, like, read_batch, read_numbers, read_weight
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge
 
+from ..arrays.dlpack import foreign_arrays
 from ..checks import Interval, check_domain, check_shape, describe, fail
-from ..config import register
-from ..interop import foreign_arrays
+from ..config.resolve import register
 from ..ops import Array, Ops, get_ops
-from ..state import AverageState
+from ..states.averages import AverageState
 from .base import Key, Metric
 from .rows import as_array, like
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..trees import PathError, check_path, get_path
+from ..arrays.trees import PathError, check_path, get_path
 
 __all__ = ["check_glob", "get_glob"]
 

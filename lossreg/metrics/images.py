@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Gt
 
+from ..arrays.dlpack import foreign_arrays
 from ..checks import check_shape, describe, fail
-from ..config import register
-from ..interop import foreign_arrays
+from ..config.options import Problem
+from ..config.resolve import register
 from ..ops import Array, Ops, get_ops
 from ..ops.base import without_float_warnings
-from ..schema import Problem
-from ..state import AverageState
+from ..states.averages import AverageState
 from .base import Key, Metric
 from .rows import as_array
 

@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Ge
 
+from ..arrays.dlpack import foreign_arrays
 from ..checks import fail
-from ..config import register
-from ..interop import foreign_arrays
-from ..state import AutoState, concat_field
-from ..truths import Labels
+from ..config.resolve import register
+from ..labels.labels import Labels
+from ..states.auto import AutoState
+from ..states.fields import concat_field
 from .base import Key, Metric
 from .optional import optional
 from .rows import Rows

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Batch, real_array
 from ..checks import check_shape, describe, fail
+from ..labels.labels import Labels
+from ..labels.targets import Targets
 from ..ops import Array, Ops, get_ops
-from ..reduction import item_array
-from ..targets import Targets
-from ..truths import Labels
+from ..pipeline.guesses import Batch, real_array
+from ..pipeline.weights import item_array
 
 __all__ = ["Rows", "as_array", "like", "read_batch", "read_numbers", "read_weight"]
 

@@ -9,13 +9,15 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from ..arrays.dlpack import foreign_arrays
 from ..checks import describe, fail
-from ..config import register
-from ..interop import foreign_arrays
+from ..config.options import INFINITY_ALLOWED, Problem
+from ..config.resolve import register
 from ..ops import get_ops
 from ..ops.base import without_float_warnings
-from ..schema import INFINITY_ALLOWED, Problem
-from ..state import AverageState, State, max_field, weighed
+from ..states.averages import AverageState, masked_values
+from ..states.base import State
+from ..states.fields import max_field
 from .base import Key, Metric
 from .rows import as_array
 
@@ -89,7 +91,9 @@ class Norm(Metric):
         if not all(-x.ndim <= i < x.ndim for i in axis):
             raise fail(name, "tensor", f"with axis {self.axis}", describe(x))
         axes = [i % x.ndim for i in axis]
-        ops, _, weight = weighed(name, x[tuple(slice(1) if i in axes else slice(None) for i in range(x.ndim))], mask)
+        ops, _, weight = masked_values(
+            name, x[tuple(slice(1) if i in axes else slice(None) for i in range(x.ndim))], mask
+        )
         if weight is not None:
             x = ops.xp.where(weight != 0, x, 0.0)
         if self.aggregation_type == "concat" and 0 < self.power < math.inf:
@@ -144,7 +148,7 @@ class Std(Metric):
     def get_state(self, values: Any, mask: Any = None) -> State:
         """Count, mean and squares of a batch."""
         name = type(self).__name__
-        ops, x, weight = weighed(name, as_array(name, "values", values), mask)
+        ops, x, weight = masked_values(name, as_array(name, "values", values), mask)
         x = x.astype(np.float64, copy=False)
         weight = ops.xp.ones(x.shape) if weight is None else weight
         count = ops.scalar(weight.sum())

@@ -6,9 +6,9 @@ import dataclasses
 import functools
 from typing import Any
 
-from ..config import register
-from ..state import EmptyState, State, TreeState
-from ..trees import PathError, leaves, tree_map
+from ..arrays.trees import PathError, leaves, tree_map
+from ..config.resolve import register
+from ..states.base import EmptyState, State, TreeState
 from .base import Metric
 from .globs import get_glob
 

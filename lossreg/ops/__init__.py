@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from ..config import registry
+from ..config.resolve import registry
 from ..environment import ENVIRONMENT
 from ..formulas.functions import FORMULA_FUNCTIONS, ROW_FUNCTIONS
-from ..jit.undisturbed import undisturbed
 from ..synonyms import closest
 from .base import Array, Ops
-from .numpy_ops import NumpyOps
+from .llvm.compiler_thread import undisturbed
+from .numpy import NumpyOps
 
 __all__ = [
     "FORMULA_FUNCTIONS", "ROW_FUNCTIONS", "Array", "NumpyOps", "Ops", "get_ops", "prefer_gpu", "require_cpu",
@@ -52,7 +52,7 @@ def _new_jit_ops() -> Ops | None:
     if getattr(getattr(sys.modules.get("llvmlite"), "__spec__", None), "_initializing", False):
         # The thread that imports it may be the one that waits for this one, in a signal handler.
         raise ImportError("llvmlite is being imported at this moment, and not by lossreg: call again when it has been")
-    from .jit_ops import JitOps
+    from .llvm.ops import JitOps
 
     return JitOps()
 
@@ -85,7 +85,7 @@ def _compiler_is_there() -> bool:
 def _cupy() -> Ops:
     """The CuPy backend; ImportError with the way to install it when cupy is missing."""
     try:
-        from .cupy_ops import CupyOps
+        from .cuda.ops import CupyOps
 
         return CupyOps()
     except ImportError as error:

@@ -14,7 +14,7 @@ from ..formulas.arguments import ELEMENT, NUMBER, ROW, constant, surroundings
 from ..formulas.graph import name_of
 from ..formulas.program import Request, array_type, program
 from ..formulas.replay import Replay
-from .alignment import align
+from .ctc import align
 
 __all__ = [
     "Array",

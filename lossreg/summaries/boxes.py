@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge
 
+from ..arrays.dlpack import foreign_arrays
 from ..checks import describe, fail
-from ..config import register
-from ..interop import foreign_arrays
+from ..config.options import Problem
+from ..config.resolve import register
 from ..metrics import AutoState, Key, Metric, truncate_field
 from ..metrics.rows import as_array
 from ..ops import Array, get_ops
-from ..schema import Problem
 from .images import Images, check_range, clipped, first_of, read_images, without_images
 
 __all__ = ["ShowBoxes"]

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge
 
-from ..config import register
-from ..interop import foreign_arrays
+from ..arrays.dlpack import foreign_arrays
+from ..config.resolve import register
 from ..metrics import AutoState, Key, Metric, concat_field
 from ..metrics.optional import optional
 from ..metrics.rows import as_array

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge
 
+from ..arrays.dlpack import foreign_arrays
 from ..checks import check_shape, describe, fail
-from ..config import register
-from ..interop import foreign_arrays
+from ..config.options import Problem
+from ..config.resolve import register
 from ..metrics import AutoState, Key, Metric, truncate_field
 from ..metrics.optional import optional
 from ..ops import Array, get_ops
-from ..schema import Problem
 
 __all__ = [
     "Images", "ShowDifferenceImages", "ShowImages", "check_range", "clipped", "coloured", "read_images",

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Le
 
+from ..arrays.dlpack import foreign_arrays
 from ..checks import describe, fail
-from ..config import register
-from ..interop import foreign_arrays
+from ..config.options import Problem
+from ..config.resolve import register
 from ..metrics import AutoState, Key, Metric, truncate_field
 from ..metrics.optional import optional
 from ..metrics.rows import as_array
-from ..schema import Problem
 from .images import Images, clipped, first_of, without_images
 from .oklab import from_oklab, palette, to_oklab
 

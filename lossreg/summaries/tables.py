@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge
 
+from ..arrays.dlpack import foreign_arrays
 from ..checks import describe, fail
-from ..config import register
-from ..interop import foreign_arrays
+from ..config.resolve import register
+from ..functional.tables import Table
 from ..metrics import AutoState, Metric, truncate_field
 from ..ops import get_ops
-from ..tables import Table
 
 __all__ = ["Rows", "ShowTable"]
 

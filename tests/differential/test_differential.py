@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")  # guesses may be bfloat16
 
 import lossreg
-from lossreg.reduction import Weights
+from lossreg.pipeline.weights import Weights
 
 from .cases import BACKENDS, NAMES, draw_case
 from .check import run_case

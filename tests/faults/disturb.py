@@ -120,7 +120,7 @@ class Timer:
 def count_inside(report: Report, frame: Any) -> None:
     """Count an interrupt that hit compiled code: the code around kernels, or what that calls."""
     while frame is not None and frame.f_code is not _disturbed.__code__:
-        if frame.f_code.co_filename.rpartition("/lossreg/")[2].startswith(("jit/", "ops/")):
+        if frame.f_code.co_filename.rpartition("/lossreg/")[2].startswith(("ops/",)):
             report.count("inside")
             return
         frame = frame.f_back

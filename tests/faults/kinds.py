@@ -23,16 +23,7 @@ import numpy as np
 
 import lossreg
 
-from .disturb import (
-    Failure,
-    Interrupt,
-    Shortage,
-    Timeout,
-    count_inside,
-    fork,
-    outcome_of,
-    wait_for_child,
-)
+from .disturb import Failure, Interrupt, Shortage, Timeout, count_inside, fork, outcome_of, wait_for_child
 from .worker import Callers, Worker
 
 __all__ = ["KINDS"]

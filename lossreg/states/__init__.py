@@ -1,0 +1,1 @@
+"""Partial results of batches, which merge to the result of all of them."""
