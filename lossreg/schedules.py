@@ -27,6 +27,11 @@ __all__ = ["ConstantSchedule", "CosineSchedule", "LinearSchedule", "PiecewiseSch
 class Schedule(Configurable, ABC):
     """A function of the step, as an object that a config can hold. Any function from step to number will do as well."""
 
+    @classmethod
+    def _example_call(cls) -> str:
+        """A call, for errors."""
+        return f"{cls.__name__}(...)(step)"
+
     @abstractmethod
     def __call__(self, step: float) -> float:
         """The value at a step, counted from 0."""

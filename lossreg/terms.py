@@ -273,17 +273,12 @@ class WeightedSum(ContextLoss):
     writes_init = False  # it takes terms by position and by name, and is a dataclass all the same
 
     def __init__(self, *args: Term, terms: Mapping[str, Term] | None = None) -> None:
-        for term in (*args, *(terms.values() if isinstance(terms, Mapping) else ())):
-            if not isinstance(term, Term):
-                expected = 'expected terms one by one, WeightedSum(a, b), or WeightedSum(terms={"name": a})'
-                hint = "; write loss.term" if hasattr(term, "term") else ""
-                problem = "terms", f"{expected}, got {describe(term)}{hint}"
-                raise ConfigError([problem], title=f"Cannot make {type(self).__name__}")
-        named = {str(i): term for i, term in enumerate(args)}
-        doubled = [name for name in terms or () if name in named]
-        if doubled:
-            raise ConfigError([("terms", f"{doubled[0]!r} is the name of a term given by position")])
-        object.__setattr__(self, "terms", named | dict(terms or {}))
+        by_position = {str(i): term for i, term in enumerate(args)}
+        by_name = {} if terms is None else terms
+        problem = _problem_of_terms(by_position, by_name)
+        if problem:
+            raise ConfigError([("terms", problem)], title=f"Cannot make {type(self).__name__}")
+        object.__setattr__(self, "terms", {**by_position, **by_name})
         self.__post_init__()
 
     def __hash__(self) -> int:
@@ -320,6 +315,22 @@ class WeightedSum(ContextLoss):
             for path, grad in grads.items():
                 _add(total, path, grad)
         return WeightedSumState(states, parent=self), total
+
+
+def _problem_of_terms(by_position: Mapping[str, Any], by_name: Any) -> str:
+    """What is wrong with the terms of a sum; "" if nothing is."""
+    expected = 'expected terms one by one, WeightedSum(a, b), or WeightedSum(terms={"name": a})'
+    if not isinstance(by_name, Mapping):
+        return f"{expected}, got terms={describe(by_name)}"
+    for term in (*by_position.values(), *by_name.values()):
+        if not isinstance(term, Term):
+            # Of Kauldron's losses the term is a property, which an object without keys does not have.
+            hint = "; write loss.term" if hasattr(type(term), "term") else ""
+            return f"{expected}, got {describe(term)}{hint}"
+    for name in by_name:
+        if name in by_position:
+            return f"{name!r} is the name of a term given by position"
+    return ""
 
 
 def _paths(paths: Paths | None) -> Sequence[str]:

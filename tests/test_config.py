@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -42,6 +43,22 @@ def problems(call: Any, *args: Any, **kwargs: Any) -> dict[str, str]:
 
 
 # The mission's example
+
+
+def test_plain_values_may_have_the_names_of_functions() -> None:
+    assert registry.resolve({"training": {"ops": "numpy"}}) == {"training": {"ops": "numpy"}}
+
+
+def test_defaults_that_are_dicts_are_the_callers_own() -> None:
+    class WithDict(Loss):
+        opts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+        def __call__(self, guesses: Any, truths: Any) -> Any:
+            return guesses, 0.0
+
+    lossreg.options(WithDict)["opts"]["a"] = 1
+    assert lossreg.options(WithDict) == {"opts": {}}
+    assert WithDict(opts={"a": 1}).options() == {"opts": {"a": 1}}
 
 
 def test_the_example_of_the_front_page(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_table_in_a_file_is_120_wide(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_wrong_is_said() -> None:
     with pytest.raises(ConfigError, match=r"no calculator is named 'hubr'; did you mean 'huber'"):
         lossreg.loss("hubr")
-    with pytest.raises(ConfigError, match=r"no calculator is named 3 \(short names: abs, bce, bcelogits, ce, "):
+    with pytest.raises(ConfigError, match="expected a name, a class or an object, got 3"):
         lossreg.help(3)
     with pytest.raises(
         ConfigError, match=r"nothing is registered as 'crossentropy.v1'; did you mean 'CrossEntropy.v1'"

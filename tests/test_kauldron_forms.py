@@ -551,8 +551,8 @@ def test_terms_of_losses_fit_in_sums(ctx: Any) -> None:
 
 def test_the_term_of_a_loss_has_its_options() -> None:
     loss = kd.losses.Huber(preds="p", targets="t", mask="m", delta=0.5, weight=2.0, step="now", normalize_by="values")
-    huber = lossreg.Huber(delta=0.5)
-    term = Term(huber, guesses="p", truths="t", mask="m", weight=2.0, step="now", normalize_by="values")
+    huber = lossreg.Huber(delta=0.5, normalize_by="values")
+    term = Term(huber, guesses="p", truths="t", mask="m", weight=2.0, step="now")
     assert loss.term == term
     assert lossreg.registry.resolve({"loss": loss.term.to_config()})["loss"] == term
     with pytest.raises(ConfigError, match=r"Huber is not registered: write loss\.term\.to_config"):
@@ -885,6 +885,17 @@ def test_batches_without_boxes_and_images_without_pixels() -> None:
             ValueError, match=r"expected pred of images with pixels, got a float64 array of shape \(2, 0"
         ):
             metric(pred=nothing, target=nothing)
+
+
+def test_a_weight_of_ones_own_needs_no_step() -> None:
+    class Half(kd.losses.L2):
+        def get_weight(self, step: Any = None) -> float:
+            return 0.5
+
+    loss = Half(preds="p", targets="t")
+    context = {"p": np.array([1.0, 3.0]), "t": np.array([1.0, 1.0])}
+    assert loss(context=context) == 1.0
+    np.testing.assert_array_equal(loss.get_grad(context)["p"], [0.0, 1.0])
 
 
 def test_a_subclass_may_say_what_a_loss_weighs() -> None:

@@ -280,7 +280,7 @@ CALLS: dict[str, tuple[Any, str]] = {
     "a list as a result": (lambda: _of(lambda xp, a, b: (a, [b]))(L, L), "results, got a list"),
     "a function that xp lacks": (lambda: _of(lambda xp, a, b: (xp.sin(a), b))(L, L), "xp has no sin. A formula may use"),
     "one column for RocAuc": (
-        lambda: lossreg.metrics.RocAuc()(logits=L[:, 0], labels=Y.tolist()), "pass two columns, np.stack([-x, x], axis=1)"),
+        lambda: lossreg.metrics.RocAuc()(logits=L[:, 0], labels=Y.tolist()), "pass two columns, np.stack([0 * x, x], axis=1)"),
     "an array for sequences": (
         lambda: lossreg.SequenceCategoricalCrossentropy()(L, Y), "write [guesses] for one sequence"),
     "a loss with keys in a sum": (

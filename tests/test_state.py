@@ -689,6 +689,17 @@ def test_states_of_other_processes_merge() -> None:
     same(sum(state for _, state in sent).compute(), sum(state for _, state in made).compute())
 
 
+def test_static_fields_of_nested_arrays() -> None:
+    class Pair(lossreg.AutoState):
+        total: Any = lossreg.sum_field()
+        edges: Any = lossreg.static_field()
+
+    state = Pair(total=1.0, edges={"x": (np.arange(3), 1)})
+    assert (state + Pair(total=2.0, edges={"x": (np.arange(3), 1)})).compute().total == 3.0
+    with pytest.raises(ValueError, match="expected the same edges in both"):
+        state + Pair(total=2.0, edges={"x": (np.arange(3) + 1, 1)})
+
+
 def test_public_names() -> None:
     for name in lossreg.metrics.__all__:
         assert getattr(lossreg, name, None) in (None, getattr(lossreg.metrics, name))

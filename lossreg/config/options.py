@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import inspect
@@ -40,6 +41,7 @@ __all__ = [
     "Problem",
     "checked",
     "defaults",
+    "is_calculator_class",
     "positional_order",
     "replaced",
     "takes_any_option",
@@ -292,11 +294,16 @@ def unknown_option(target: Callable[..., Any], name: str) -> str:
 def defaults(target: Callable[..., Any]) -> dict[str, Any]:
     """{option: default} of a class or function in positional order; `...` for an option without a default."""
     fields, _ = _signature(target)
-    names = positional_order(target) if _is_calculator(target) else fields
-    return {name: ... if fields[name].required else fields[name].default for name in names if name != "*"}
+    names = positional_order(target) if is_calculator_class(target) else fields
+    values: dict[str, Any] = {}
+    for name in names:
+        if name != "*":
+            # A list or dict is the caller's own.
+            values[name] = ... if fields[name].required else copy.deepcopy(fields[name].default)
+    return values
 
 
-def _is_calculator(target: Any) -> TypeGuard[type[Configurable]]:
+def is_calculator_class(target: Any) -> TypeGuard[type[Configurable]]:
     return isinstance(target, type) and issubclass(target, Configurable)
 
 
@@ -409,7 +416,7 @@ def takes_any_option(target: Callable[..., Any]) -> bool:
 def _signature(target: Callable[..., Any]) -> tuple[dict[str, _Field], bool]:
     """The options of a class or function, and whether it takes options of any name."""
     hints = _hints(target)
-    finite = _is_calculator(target) and not has_own_init(target)
+    finite = is_calculator_class(target) and not has_own_init(target)
     factories = _default_factories(target)
     fields: dict[str, _Field] = {}
     any_name = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,9 @@ T = TypeVar("T", bound=type[Configurable])
 
 NAMES_OF_FUNCTIONAL = ("Function", "Table", "bcelogit1", "bcelogit2", "help", "loss", "options")
 """Names in `lossreg.functional` that cannot be an alias."""
+
+VERSIONED = re.compile(r"\.v\d+$")
+"""How names of calculators end."""
 
 MAX_BLOCKS = 4000
 """Number of blocks in a config, those that variables repeat included. To check and make one takes about 0.3 ms."""
@@ -170,7 +174,8 @@ class _Blocks:
     def without_at(self, node: Mapping[str, Any], path: str) -> Iterator[Problem]:
         """The problems of a section that names a function by `losses` in place of `@losses`."""
         for key, value in node.items():
-            if not isinstance(key, str) or not isinstance(value, str):
+            # Names with a version are registered ones; others, such as "numpy", may be meant otherwise.
+            if not isinstance(key, str) or not isinstance(value, str) or not VERSIONED.search(value):
                 continue
             names = getattr(self.registries, key, None)
             if isinstance(names, Registry) and value in names:

@@ -6,12 +6,12 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
 from ..checks import describe
-from ..config.options import ConfigError, Configurable, checked, defaults
+from ..config.options import ConfigError, Configurable, checked, defaults, is_calculator_class
 from ..config.resolve import ALIASES, registry
 from ..metrics import REQUIRED, Metric
 from ..pipeline.loss import Loss
@@ -20,9 +20,6 @@ from ..synonyms import closest_loss
 from .inputs import Inputs, synonyms_among
 from .option_forms import OptionNames, read_options
 from .tables import Table
-
-if TYPE_CHECKING:
-    from typing import TypeGuard
 
 __all__ = ["Function", "Table", "help", "loss", "options"]
 
@@ -208,18 +205,20 @@ def _function(name: str) -> Function:
 
 def _registered(name: Any) -> Callable[..., Any]:
     """The class or function of a name or alias."""
+    if not isinstance(name, str):
+        raise ConfigError([("", f"expected a name, a class or an object, got {describe(name)}")])
     known = [*ALIASES, *registry.losses.names()]
-    if not isinstance(name, str) or name not in known:
+    if name not in known:
         names = f" (short names: {', '.join(sorted(ALIASES))})"
-        hint = _registered_elsewhere(name) or closest_loss(str(name), known) or names
+        hint = _registered_elsewhere(name) or closest_loss(name, known) or names
         raise ConfigError([("", f"no calculator is named {name!r}{hint}")])
     target: Callable[..., Any] = registry.losses.get(ALIASES.get(name, name))
     return target
 
 
-def _registered_elsewhere(name: Any) -> str:
+def _registered_elsewhere(name: str) -> str:
     for registry_name, other in registry.get_registries().items():
-        if isinstance(name, str) and name in other:
+        if name in other:
             return f": it is one of registry.{registry_name}"
     return ""
 
@@ -230,7 +229,7 @@ def _anything(name: Any) -> Any:
         return name.cls
     if isinstance(name, Configurable):
         return type(name)
-    if isinstance(name, type) and issubclass(name, Configurable):
+    if is_calculator_class(name) or (callable(name) and name in registry.losses.get_all().values()):
         return name
 
     registries = (registry.losses, registry.metrics, registry.schedules)
@@ -275,7 +274,7 @@ def _made(
     """A calculator of a class or function. `call_keywords`: what a call takes by name beside the options."""
     to_calculate = "" if call_keywords else _example(target, name)
     values = read_options(target, positional, named, call_keywords, to_calculate)
-    if _is_configurable(target):
+    if is_calculator_class(target):
         return target(**values)
     # A function of somebody's: nothing else checks what it is given.
     values, problems = checked(target, values)
@@ -289,11 +288,7 @@ def _example(target: Any, name: str) -> str:
     inputs = ", ".join(Inputs.of(target, name).names)
     if name in ALIASES:
         return f"lossreg.functional.{name}({inputs})"
-    return target._example_call() if _is_configurable(target) else f"lossreg.loss({name!r})({inputs})"
-
-
-def _is_configurable(target: Any) -> TypeGuard[type[Configurable]]:
-    return isinstance(target, type) and issubclass(target, Configurable)
+    return target._example_call() if is_calculator_class(target) else f"lossreg.loss({name!r})({inputs})"
 
 
 def _described(calculator: Configurable, all: bool) -> dict[str, Any]:
@@ -304,8 +299,7 @@ def _calculated(calculator: Any, arguments: tuple[Any, ...], named: Mapping[str,
     """The loss of a calculator."""
     name = _name_of(type(calculator))
     if not hasattr(calculator, "get_loss"):
-        example = calculator._example_call()
-        raise TypeError(f"{name} is no calculator of a loss: expected {example}, got lossreg.loss({name}, ...)")
+        raise TypeError(f"{name} is no calculator of a loss: call it as {calculator._example_call()}")
     inputs = Inputs.of(calculator, name)
     call, keywords, rest, more = inputs.split(arguments, named)
     if rest:

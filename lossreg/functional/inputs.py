@@ -84,7 +84,7 @@ class Inputs:
         inputs, behind = self._inputs(arguments, named)
         keywords = {key: named.pop(key) for key in CALL_KEYWORDS if key in named}
         if self.has_weight:
-            weight, behind = self._weight(behind, named, weight_option)
+            weight, behind = self._weight(behind, named, weight_option, "sample_weight" in keywords)
             self._add_weight(keywords, weight)
         return self._call(inputs), keywords, behind, named
 
@@ -109,7 +109,7 @@ class Inputs:
         return f"{self.caller}() takes {len(self.names)} inputs ({', '.join(self.names)}),"
 
     def _weight(
-        self, behind: tuple[Any, ...], named: dict[str, Any], option: str | None
+        self, behind: tuple[Any, ...], named: dict[str, Any], option: str | None, has_sample_weight: bool
     ) -> tuple[Any, tuple[Any, ...]]:
         """(the weight for each element or None, the positional arguments behind it); takes it out of `named`."""
         by_position = None
@@ -121,7 +121,7 @@ class Inputs:
 
         if option is not None:
             # With the input in its place, the keyword is the option.
-            if is_given:
+            if is_given or has_sample_weight:
                 return by_position, behind
             raise TypeError(
                 f"{self.caller}() got weight=, which may be its input or the k api's name of {option}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import operator
@@ -14,12 +15,12 @@ from annotated_types import Gt
 
 from .. import losses as registered
 from ..arrays.dlpack import foreign_arrays, is_traced
-from ..arrays.trees import leaves, tree_map
+from ..arrays.trees import PathError, get_path, leaves, tree_map
 from ..checks import describe, fail
 from ..config.options import ConfigError
 from ..metrics import REQUIRED, Key, Metric
 from ..metrics.base import named_parameters, takes_any_argument
-from ..pipeline.reduced import ReducedLoss
+from ..pipeline.reduced import ReducedLoss, Wanted
 from ..pipeline.weights import NormalizeBy
 from ..schedules import Series, value_at
 from ..states.averages import LossState
@@ -126,12 +127,18 @@ class Loss(Metric):
     def get_paths(self) -> dict[str, Any]:
         """The paths of the arguments that have one; ConfigError when one that is needed has none."""
         paths = super().get_paths()
-        if not self._weight_needs_step():
+        if not callable(self.weight):
             paths.pop("step", None)
         return paths
 
-    def _weight_needs_step(self) -> bool:
-        return callable(self.weight) or self._has_own_weight()
+    def get_inputs(self, context: Any) -> dict[str, Any]:
+        """What lies at the paths of a context, by argument; KeyError for a path that leads nowhere."""
+        inputs = super().get_inputs(context)
+        # A `get_weight` of one's own may read the step or not.
+        if self._has_own_weight() and "step" not in inputs and self.step is not None:
+            with contextlib.suppress(PathError):
+                inputs["step"] = get_path(context, self.step)
+        return inputs
 
     @classmethod
     def _has_own_weight(cls) -> bool:
@@ -206,7 +213,8 @@ class CalculatorLoss(Loss):
     @functools.cached_property
     def calculator(self) -> ReducedLoss:
         """The calculator."""
-        return self.calculator_class(**{name: getattr(self, name) for name in self.option_names})
+        options = {name: getattr(self, name) for name in self.option_names}
+        return self.calculator_class(normalize_by=self.normalize_by, **options)
 
     @property
     def term(self) -> Term:
@@ -216,32 +224,35 @@ class CalculatorLoss(Loss):
         """
         self._check_unchanged()
         paths = self.get_paths()
-        weight = self.get_weight if self._has_own_weight() else self.weight
-        return self._term(paths, paths.get("mask"), self.step or "step", weight)
-
-    @functools.cached_property
-    def _term_of_arguments(self) -> Term:
-        """A term of the context that `_context` makes. It finds its weight there, in the place of the step."""
-        paths = {name: name for name in self.arguments()}
-        return self._term(paths, "mask", "weight", weight=float)
-
-    def _term(self, paths: Mapping[str, str], mask: str | None, step: str, weight: Any) -> Term:
-        guesses, truths = ([paths[name] for name in names] for names in (self.guess_names, self.truth_names))
+        guesses = [paths[name] for name in self.guess_names]
+        truths = [paths[name] for name in self.truth_names]
         return Term(
             self.calculator,
             guesses=guesses if len(guesses) > 1 else guesses[0],
             truths=truths[0] if truths else None,
-            mask=mask,
-            step=step,
-            weight=weight,
-            normalize_by=self.normalize_by,
+            mask=paths.get("mask"),
+            step=self.step or "step",
+            weight=self.get_weight if self._has_own_weight() else self.weight,
         )
 
-    def _context(self, inputs: Mapping[str, Any], mask: Any, step: Any) -> dict[str, Any]:
-        """Arguments by their names, with a mask as the calculator takes it."""
+    def _evaluate(self, inputs: dict[str, Any], needs: Wanted) -> tuple[Any, dict[str, Any]]:
+        """(state, {argument: gradient}) of arguments by name, as `needs` says."""
+        weight = self.get_weight(inputs.get("step"))
+        guesses = tuple([inputs[name] for name in self.guess_names])
+        truths = inputs[self.truth_names[0]] if self.truth_names else ...
+        mask: Any = inputs.get("mask")
+        # The calculator has one value per row, without the axis of length 1 that Kauldron's values have.
         if self.values_of_rows and getattr(mask, "shape", ())[-1:] == (1,):
             mask = mask[..., 0]
-        return {**inputs, "mask": mask, "weight": self.get_weight(step)}
+        is_one = len(guesses) == 1
+        arguments = guesses[0] if is_one else guesses, truths, mask, None, None
+        state, _, gradient = self.calculator._run(*arguments, needs, weight)
+        if not needs.grad:
+            return state.weighted(weight, None), {}
+        gradients = (gradient,) if is_one else gradient
+        if needs.total:
+            state = state.weighted(weight, None)
+        return state, dict(zip(self.guess_names, gradients))
 
     def _values(self, **inputs: Any) -> Any:
         """What `get_values` returns."""
@@ -264,7 +275,7 @@ class CalculatorLoss(Loss):
             return super().get_state(*args, mask=mask, step=step, **kwargs)
         self._check_numbers(*args, *kwargs.values(), mask, step)
         inputs = inspect.signature(self.get_values).bind(*args, **kwargs).arguments
-        state = self._term_of_arguments.get_state_from_context(self._context(inputs, mask, step))
+        state, _ = self._evaluate({**inputs, "mask": mask, "step": step}, Wanted(total=True))
         return self.State.of(state)
 
     def get_grad(self, context: Any) -> dict[str, Any]:
@@ -272,22 +283,18 @@ class CalculatorLoss(Loss):
 
         A path that is given twice gets the sum of both gradients.
         """
-        return self._by_path(self._term_of_arguments.get_grad(self._read(context)))
+        self._check_unchanged()
+        _, grads = self._evaluate(self.get_inputs(context), Wanted(grad=True))
+        return self._by_path(grads)
 
     def get_state_and_grad(self, context: Any) -> tuple[Any, dict[str, Any]]:
         """(state, {path: gradient of its total}) in one pass, for gradients that are added up over contexts.
 
         `state.scale(...)` of the merged state makes of what was added up the gradient of the loss.
         """
-        state, grads = self._term_of_arguments.get_state_and_grad(self._read(context))
-        return replace(self.State.of(state), parent=self), self._by_path(grads)
-
-    def _read(self, context: Any) -> dict[str, Any]:
-        """The context of `_term_of_arguments` from the caller's, for gradients."""
         self._check_unchanged()
-        inputs = self.get_inputs(context)
-        mask, step = inputs.pop("mask", None), inputs.pop("step", None)
-        return self._context(inputs, mask, step)
+        state, grads = self._evaluate(self.get_inputs(context), Wanted(total=True, grad=True, unscaled=True))
+        return replace(self.State.of(state), parent=self), self._by_path(grads)
 
     def _by_path(self, grads: Mapping[str, Any]) -> dict[str, Any]:
         """Gradients by the caller's paths in the place of the names of arguments."""

@@ -168,7 +168,7 @@ class Labels:
         if getattr(truths, "ndim", 0) == 2 and len(truths) == classes:
             hint = "; guesses and truths may be swapped"
         elif isinstance(truths, (list, tuple)) and len(truths) == classes:
-            hint = "; for numbers of two classes, one per example, pass two columns, np.stack([-x, x], axis=1)"
+            hint = "; for scores of two classes, one per example, pass two columns, np.stack([0 * x, x], axis=1)"
         raise fail(self.name, "truths of one example", f"to be a label or a row of {classes}", describe(truths) + hint)
 
     def _check_is_one_row(self, truths: Any, classes: int) -> None:

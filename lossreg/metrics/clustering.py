@@ -125,10 +125,11 @@ def _numbered(xp: Any, ids: Array) -> Array:
     """The ids of each row (rows, pixels), numbered from 0 in their order."""
     order = xp.argsort(ids, axis=1)
     in_order = xp.take_along_axis(ids, order, axis=1)
-    numbers = xp.zeros(ids.shape, dtype=np.int64)
-    numbers[:, 1:] = xp.cumsum(in_order[:, 1:] != in_order[:, :-1], axis=1)
-    back = xp.argsort(order, axis=1)
-    return xp.take_along_axis(numbers, back, axis=1)
+    numbers_in_order = xp.zeros(ids.shape, dtype=np.int64)
+    numbers_in_order[:, 1:] = xp.cumsum(in_order[:, 1:] != in_order[:, :-1], axis=1)
+    numbers = xp.empty(ids.shape, dtype=np.int64)
+    numbers[xp.arange(len(ids))[:, None], order] = numbers_in_order
+    return numbers
 
 
 def _ordered_pairs(xp: Any, numbers: Array, kept: Array) -> Array:

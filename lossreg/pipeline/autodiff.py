@@ -39,14 +39,22 @@ def check_differentiable(loss: Any) -> None:
 
 def _what_to_write(loss: Any) -> str:
     """What was expected in the place of something that is no calculator of this library, what came, what to write."""
-    if isinstance(loss, type):
+    if isinstance(loss, type) and issubclass(loss, (Loss, ContextLoss)):
         return f"{loss.__name__}: expected a calculator, got the class {loss.__name__}; write {loss.__name__}()"
     if isinstance(loss, str):
         return f"{describe(loss)}: expected a calculator, got a name; write lossreg.loss({describe(loss)})"
-
-    name = type(loss).__name__
     if isinstance(loss, (CategoricalCrossentropy, L2Distance, CosineDistance)):
-        return f"{name}: expected a calculator whose gradient is that of its loss, which is so for all but Thinc's own"
+        expected = "a calculator whose gradient is that of its loss, which is so for all but Thinc's own"
+        return f"{type(loss).__name__}: expected {expected}"
+    # A function of the k api.
+    if hasattr(loss, "alias"):
+        return f"{loss.alias}: expected a calculator, got a function; write lossreg.loss({loss.alias!r})"
+    return _instead_of_loss(loss)
+
+
+def _instead_of_loss(loss: Any) -> str:
+    """The same for losses in other forms, and for what is none."""
+    name = type(loss).__name__
     # Losses in the forms of other libraries have the same loss in the form of this one as an attribute.
     for attribute in ("term", "calculator"):
         if hasattr(type(loss), attribute):

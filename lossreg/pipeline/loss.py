@@ -8,7 +8,7 @@ from typing import Any
 from ..checks import describe
 from ..config.options import Configurable
 
-__all__ = ["Loss"]
+__all__ = ["Loss", "gradient_and_loss"]
 
 
 class Loss(Configurable, ABC):
@@ -46,18 +46,17 @@ class Loss(Configurable, ABC):
 
     def get_grad(self, guesses: Any, truths: Any, *more: Any, **named: Any) -> Any:
         """The gradient, arranged as the guesses are."""
-        return self._both(guesses, truths, *more, **named)[0]
+        return gradient_and_loss(self, guesses, truths, *more, **named)[0]
 
     def get_loss(self, guesses: Any, truths: Any, *more: Any, **named: Any) -> Any:
         """The loss."""
-        return self._both(guesses, truths, *more, **named)[1]
+        return gradient_and_loss(self, guesses, truths, *more, **named)[1]
 
-    def _both(self, *arguments: Any, **named: Any) -> tuple[Any, Any]:
-        """What a `__call__` of somebody's returns."""
-        result = self(*arguments, **named)
-        if not isinstance(result, tuple) or len(result) != 2:
-            name = type(self).__name__
-            raise TypeError(
-                f"Cannot calculate {name}: expected __call__ to return (gradient, loss), got {describe(result)}."
-            )
+
+def gradient_and_loss(loss: Loss, *arguments: Any, **named: Any) -> tuple[Any, Any]:
+    """What a call returns. TypeError if it is no pair: a `__call__` of one's own may return anything."""
+    result = loss(*arguments, **named)
+    if isinstance(result, tuple) and len(result) == 2:
         return result
+    expected = "expected __call__ to return (gradient, loss)"
+    raise TypeError(f"Cannot calculate {type(loss).__name__}: {expected}, got {describe(result)}.")

@@ -11,7 +11,7 @@ from ..labels.labels import concatenated
 from ..ops import Array
 from ..states.averages import LossState
 from .guesses import Batch
-from .loss import Loss
+from .loss import Loss, gradient_and_loss
 from .reduced import ReducedLoss, Truths, Wanted
 from .weights import Weights
 
@@ -64,7 +64,7 @@ class PlainCalculator(ReducedLoss):
         self._check_arguments(truths, mask, sample_weight, out)
         grad = loss = None
         if wanted.grad and wanted.total:
-            grad, loss = self.loss(guesses, truths)
+            grad, loss = gradient_and_loss(self.loss, guesses, truths)
         elif wanted.grad:
             grad = self.loss.get_grad(guesses, truths)
         else:

@@ -162,22 +162,26 @@ class CollectingState(AutoState):
     default_kind: ClassVar[FieldKind | None] = Concat(0)
 
 
-def _static(field: dataclasses.Field[Any], a: Any, b: Any) -> Any:
+def _static(declared: dataclasses.Field[Any], a: Any, b: Any) -> Any:
     """The value of a field that does not merge."""
     if a is EMPTY or b is EMPTY:
         return a if b is EMPTY else b
     if _equal(a, b):
         return a
-    name, instead = field.name, ""
-    if "lossreg" not in field.metadata:  # written without any of the functions, so perhaps by mistake
+    name, instead = declared.name, ""
+    if "lossreg" not in declared.metadata:  # written without any of the functions, so perhaps by mistake
         instead = f"; write {name}: Any = sum_field(), or another function that says how it merges"
     got = f"{describe(a)} and {describe(b)}"
     raise ValueError(f"Cannot merge states: expected the same {name} in both, got {got}{instead}.")
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Arrays by their numbers, which waits for a device."""
+    """Arrays by their numbers, which waits for a device; lists, tuples and dicts item by item."""
     a, b = (our_array(State, "fields", x) for x in (a, b))
+    if isinstance(a, (list, tuple)) and type(a) is type(b):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
     if getattr(a, "ndim", 0) or getattr(b, "ndim", 0):
         return hasattr(a, "dtype") and hasattr(b, "dtype") and np.array_equal(on_host(a), on_host(b))
     return a is b or bool(a == b)
