@@ -5,10 +5,11 @@ from .config.resolve import register
 from .formulas.functions import FORMULA_FUNCTIONS, ROW_FUNCTIONS
 from .labels.labels import Labels
 from .labels.options import LabelOptions
+from .pipeline.evaluation import Truths
 from .pipeline.guesses import Batch, real_array
 from .pipeline.kinds import CoupledLoss, ElementwiseLoss, RowLoss
 from .pipeline.loss import Loss
-from .pipeline.reduced import ReducedLoss, Truths
+from .pipeline.reduced import ReducedLoss
 
 __all__ = [
     "FORMULA_FUNCTIONS",

@@ -12,7 +12,8 @@ from .arrays.trees import get_path, tree_map
 from .checks import fail
 from .ops.base import is_half
 from .pipeline.autodiff import check_differentiable, filled, leaves_of
-from .pipeline.reduced import ReducedLoss, Wanted
+from .pipeline.evaluation import Call
+from .pipeline.reduced import GRADIENT, ReducedLoss
 from .terms import ContextLoss, Term
 
 try:
@@ -90,9 +91,9 @@ class _Call:
         shaped = tree_map(_shaped, (self.guesses, *beside), is_leaf=is_ragged)
         # What the host says while a compiled function runs has no traceback to the caller's line.
         if any(isinstance(x, jax.core.Tracer) for x in self.arrays):
-            loss._check_shapes(*shaped)
-        if loss._wanted().values:
-            self.values = loss._values_like(shaped[0])
+            loss.check_shapes(Call(*shaped))
+        if loss.returns_values:
+            self.values = loss.values_like(shaped[0])
             outputs = leaves_of(self.values)
         self.shapes = [jax.ShapeDtypeStruct(np.shape(x), self.dtype) for x in outputs]
 
@@ -163,7 +164,8 @@ class _Call:
         n = len(self.arrays)
         guesses, truths, mask, weight = self.inputs(arrays[:n])
         d_values = self.arranged(map(np.asarray, arrays[n:]), guesses)
-        return self.chosen(self.loss._run(guesses, truths, mask, weight, None, Wanted(grad=True), d_values)[2])
+        call = Call(guesses, truths, mask, weight, output_grad=d_values)
+        return self.chosen(self.loss.evaluate(call, GRADIENT).grads)
 
     def chosen(self, grads: Any) -> list[Any]:
         leaves = jax.tree.leaves(grads)

@@ -14,9 +14,10 @@ from .arrays.trees import check_path, get_path, tree_map
 from .checks import describe
 from .config.options import ConfigError, Configurable, Problem, replaced
 from .config.resolve import register
+from .pipeline.evaluation import Call, Needs
 from .pipeline.loss import Loss
 from .pipeline.plain import PlainCalculator
-from .pipeline.reduced import ReducedLoss, Wanted
+from .pipeline.reduced import UNDIVIDED, ReducedLoss
 from .schedules import Series, value_at
 from .states.averages import LossState
 from .states.base import TreeState
@@ -49,23 +50,23 @@ class ContextLoss(Configurable, ABC):
     @_of_one_context
     def __call__(self, context: Any) -> tuple[dict[str, Any], Any]:
         """({path: gradient}, loss) in one pass."""
-        state, grads = self._run(context, Wanted(total=True, grad=True))
+        state, grads = self._run(context, Needs(total=True, grad=True))
         return grads, self._loss(context, state)
 
     @_of_one_context
     def get_grad(self, context: Any) -> dict[str, Any]:
         """The gradients, by the paths of the guesses."""
-        return self._run(context, Wanted(grad=True))[1]
+        return self._run(context, Needs(grad=True))[1]
 
     @_of_one_context
     def get_loss(self, context: Any) -> Any:
         """The loss."""
-        return self._loss(context, self._run(context, Wanted(total=True))[0])
+        return self._loss(context, self._run(context, Needs(total=True))[0])
 
     @_of_one_context
     def get_state_from_context(self, context: Any) -> Any:
         """The partial result of a context: states merge to the loss of all of them together."""
-        return self._run(context, Wanted(total=True))[0]
+        return self._run(context, Needs(total=True))[0]
 
     @abstractmethod
     def get_state_and_grad(self, context: Any) -> tuple[Any, dict[str, Any]]:
@@ -87,8 +88,8 @@ class ContextLoss(Configurable, ABC):
         """The state of no data."""
 
     @abstractmethod
-    def _run(self, context: Any, wanted: Wanted) -> tuple[Any, dict[str, Any]]:
-        """(state, {path: gradient}), each if it is wanted."""
+    def _run(self, context: Any, needs: Needs) -> tuple[Any, dict[str, Any]]:
+        """(state, {path: gradient}), each if it is needed."""
 
     @abstractmethod
     def _all(self) -> Sequence[Term]:
@@ -145,7 +146,7 @@ class Term(ContextLoss):
                 except ConfigError as error:
                     yield name, error.problems[0][1]
         calculator = self._unchanged
-        if calculator.unscaled:
+        if calculator.returns_state:
             yield "loss", f"should return its loss and not its state, as {type(self.loss).__name__} does with per_token"
         for name, inputs, more in (
             ("guesses", calculator.inputs, calculator.optional_inputs),
@@ -186,7 +187,7 @@ class Term(ContextLoss):
 
         `state.scale(...)` of the merged state makes of what was added up the gradient of the loss.
         """
-        return self._run(context, Wanted(total=True, grad=True, unscaled=True))
+        return self._run(context, UNDIVIDED)
 
     def empty(self) -> LossState:
         """The state of no data."""
@@ -214,14 +215,17 @@ class Term(ContextLoss):
     def _weight_in(self, context: Any) -> float:
         return self.get_weight(get_path(context, self.step) if callable(self.weight) else None)
 
-    def _run(self, context: Any, wanted: Wanted) -> tuple[LossState, dict[str, Any]]:
+    def _run(self, context: Any, needs: Needs) -> tuple[LossState, dict[str, Any]]:
         weight = self._weight_in(context)
-        state, _, grad = self.calculator._run(*self._inputs(context), None, wanted, weight)
+        call = Call(*self._inputs(context), output_grad=weight)
+        evaluation = self.calculator.evaluate(call, needs)
         grads: dict[str, Any] = {}
-        if wanted.grad:
-            for path, part in zip(_paths(self.guesses), grad if len(self.calculator.inputs) > 1 else (grad,)):
+        if needs.grad:
+            parts = evaluation.grads if len(self.calculator.inputs) > 1 else (evaluation.grads,)
+            for path, part in zip(_paths(self.guesses), parts):
                 _add(grads, path, part)
-        return state.weighted(weight, self) if wanted.total else state, grads
+        state = evaluation.state.weighted(weight, self) if needs.total else evaluation.state
+        return state, grads
 
 
 class WeightedSumState(TreeState):
@@ -308,10 +312,10 @@ class WeightedSum(ContextLoss):
     def _all(self) -> Sequence[Term]:
         return tuple(self.terms.values())
 
-    def _run(self, context: Any, wanted: Wanted) -> tuple[WeightedSumState, dict[str, Any]]:
+    def _run(self, context: Any, needs: Needs) -> tuple[WeightedSumState, dict[str, Any]]:
         states, total = {}, dict[str, Any]()
         for name, term in self.terms.items():
-            states[name], grads = term._run(context, wanted)
+            states[name], grads = term._run(context, needs)
             for path, grad in grads.items():
                 _add(total, path, grad)
         return WeightedSumState(states, parent=self), total

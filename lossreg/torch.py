@@ -10,7 +10,8 @@ from .arrays.dlpack import arrays_in, is_foreign, why_not_readable
 from .arrays.trees import tree_map
 from .checks import describe, fail
 from .pipeline.autodiff import check_differentiable, filled, leaves_of
-from .pipeline.reduced import ReducedLoss, Wanted
+from .pipeline.evaluation import Call
+from .pipeline.reduced import GRADIENT, ReducedLoss
 from .terms import ContextLoss
 
 try:
@@ -93,7 +94,7 @@ class _Call:
     def get_loss(self) -> tuple[Any, ...]:
         """The loss, or the tensors of the values."""
         loss = self.loss.get_loss(self.guesses, self.truths, mask=self.mask, sample_weight=self.sample_weight)
-        if not self.loss._wanted().values:
+        if not self.loss.returns_values:
             return (self.tensor(loss),)
         self.values = tree_map(lambda x: x.detach(), loss)  # whoever keeps this call keeps no graph
         return tuple(leaves_of(loss))
@@ -106,7 +107,8 @@ class _Call:
     def get_grads_of_values(self, slopes: tuple[Any, ...]) -> list[Any]:
         """The gradient of each guess, from slopes with respect to the values."""
         d_values = filled(self.values, slopes)
-        return leaves_of(self.loss._run(*self.inputs, None, Wanted(grad=True), d_values)[2])
+        call = Call(*self.inputs, output_grad=d_values)
+        return leaves_of(self.loss.evaluate(call, GRADIENT).grads)
 
     def tensor(self, loss: Any) -> Any:
         """A loss in the dtype of the guesses."""
@@ -121,7 +123,7 @@ class _Calculation(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, call: _Call, *guesses: Any) -> Any:
         anchor = torch.empty(0)
-        if call.loss._wanted().values:
+        if call.loss.returns_values:
             ctx.call, found = call, call.get_loss()
             ctx.save_for_backward(anchor, *guesses, *_tensors_in(*call.inputs[1:]))
         else:

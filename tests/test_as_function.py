@@ -16,7 +16,7 @@ from table import ROWS, Row
 
 import lossreg
 from lossreg import Ragged
-from lossreg.pipeline.reduced import Wanted
+from lossreg.pipeline.evaluation import Needs
 from lossreg.terms import Term, WeightedSum
 
 jax = pytest.importorskip("jax", reason="jax is not installed: pip install jax")
@@ -121,9 +121,9 @@ def test_what_is_no_calculator_is_named(loss: Any, error: str) -> None:
 class Counted(lossreg.MeanSquaredError):
     """Counts what is calculated."""
 
-    def compute(self, batch: Any, truths: Any, weights: Any, wanted: Wanted, out: Any) -> Any:
-        calls.append((wanted.total or wanted.values, wanted.grad))
-        return super().compute(batch, truths, weights, wanted, out)
+    def compute(self, batch: Any, truths: Any, weights: Any, needs: Needs, out: Any) -> Any:
+        calls.append((needs.total or needs.values, needs.grad))
+        return super().compute(batch, truths, weights, needs, out)
 
 
 calls: list[tuple[bool, bool]] = []

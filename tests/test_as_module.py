@@ -17,7 +17,8 @@ from table import ROWS, Row
 
 import lossreg
 from lossreg import Ragged, registry
-from lossreg.pipeline.reduced import ReducedLoss, Wanted
+from lossreg.pipeline.evaluation import Needs
+from lossreg.pipeline.reduced import ReducedLoss
 from lossreg.terms import Term, WeightedSum
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
@@ -116,11 +117,11 @@ def test_what_is_no_calculator_is_named(loss: Any, error: str) -> None:
 class Counted(lossreg.MeanSquaredError):
     """Counts what is calculated."""
 
-    def compute(self, batch: Any, truths: Any, weights: Any, wanted: Wanted, out: Any) -> Any:
-        calls.append((wanted.total or wanted.values, wanted.grad))
+    def compute(self, batch: Any, truths: Any, weights: Any, needs: Needs, out: Any) -> Any:
+        calls.append((needs.total or needs.values, needs.grad))
         if out is not None:
             addresses.append(out[0].ctypes.data)
-        return super().compute(batch, truths, weights, wanted, out)
+        return super().compute(batch, truths, weights, needs, out)
 
 
 calls: list[tuple[bool, bool]] = []

@@ -98,7 +98,9 @@ def test_help_of_what_is_no_plain_calculator(name: str, inputs: Any, result: str
 
 
 def test_a_metric_is_no_loss() -> None:
-    with pytest.raises(TypeError, match=r"Accuracy.v1 is no calculator of a loss: call it as Accuracy\(\)\(labels=...\)"):
+    with pytest.raises(
+        TypeError, match=r"Accuracy.v1 is no calculator of a loss: call it as Accuracy\(\)\(labels=...\)"
+    ):
         lossreg.loss(lossreg.metrics.Accuracy(), reals(1, 2), reals(0, 1))
     with pytest.raises(ConfigError, match=r"'Accuracy.v1': it is one of registry.metrics"):
         lossreg.loss("Accuracy.v1")

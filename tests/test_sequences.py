@@ -28,6 +28,7 @@ from lossreg import (
     registry,
 )
 from lossreg.arrays.ragged import is_ragged
+from lossreg.pipeline.evaluation import Needs
 
 ITEM_ROWS = [row for row in TRUE_ROWS if row.axis == 0 and row.name != "Sequence.v1"]
 """Calculators whose first axis is that of items; CTC and Sequence have tests of their own below."""
@@ -680,8 +681,8 @@ def test_sequence_is_asked_as_its_calculator_is(rng: Any) -> None:
         batch = loss.read_guesses(x)
         truths = loss.read_truths(batch, ids, True)
         assert truths.targets.ids.tolist() == [0, 1]
-        wanted, weights = loss._wanted(), lossreg.pipeline.weights.Weights(None, 2.0, 0.5)
-        assert loss.compute(batch, truths, weights, wanted, None)[1] / 2 == pytest.approx(
+        needs, weights = Needs(total=True), lossreg.pipeline.weights.Weights(None, 2.0, 0.5)
+        assert loss.compute(batch, truths, weights, needs, None)[1] / 2 == pytest.approx(
             CrossEntropy().get_loss(x, ids)
         )
 

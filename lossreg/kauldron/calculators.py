@@ -7,8 +7,8 @@ from typing import Any
 
 from .. import losses
 from ..checks import describe, fail
+from ..pipeline.evaluation import Truths
 from ..pipeline.guesses import Batch
-from ..pipeline.reduced import Truths
 
 __all__ = ["LossValues", "SoftmaxCrossEntropy", "SoftmaxCrossEntropyWithIntLabels"]
 

@@ -20,7 +20,8 @@ from ..checks import describe, fail
 from ..config.options import ConfigError
 from ..metrics import REQUIRED, Key, Metric
 from ..metrics.base import named_parameters, takes_any_argument
-from ..pipeline.reduced import ReducedLoss, Wanted
+from ..pipeline.evaluation import Call, Needs
+from ..pipeline.reduced import GRADIENT, UNDIVIDED, ReducedLoss
 from ..pipeline.weights import NormalizeBy
 from ..schedules import Series, value_at
 from ..states.averages import LossState
@@ -235,9 +236,9 @@ class CalculatorLoss(Loss):
             weight=self.get_weight if self._has_own_weight() else self.weight,
         )
 
-    def _evaluate(self, inputs: dict[str, Any], needs: Wanted) -> tuple[Any, dict[str, Any]]:
+    def _evaluate(self, inputs: dict[str, Any], needs: Needs) -> tuple[Any, dict[str, Any]]:
         """(state, {argument: gradient}) of arguments by name, as `needs` says."""
-        weight = self.get_weight(inputs.get("step"))
+        weight = float(self.get_weight(inputs.get("step")))
         guesses = tuple([inputs[name] for name in self.guess_names])
         truths = inputs[self.truth_names[0]] if self.truth_names else ...
         mask: Any = inputs.get("mask")
@@ -245,14 +246,11 @@ class CalculatorLoss(Loss):
         if self.values_of_rows and getattr(mask, "shape", ())[-1:] == (1,):
             mask = mask[..., 0]
         is_one = len(guesses) == 1
-        arguments = guesses[0] if is_one else guesses, truths, mask, None, None
-        state, _, gradient = self.calculator._run(*arguments, needs, weight)
-        if not needs.grad:
-            return state.weighted(weight, None), {}
-        gradients = (gradient,) if is_one else gradient
-        if needs.total:
-            state = state.weighted(weight, None)
-        return state, dict(zip(self.guess_names, gradients))
+        call = Call(guesses[0] if is_one else guesses, truths, mask, output_grad=weight)
+        evaluation = self.calculator.evaluate(call, needs)
+        state = evaluation.state.weighted(weight, None) if needs.total else None
+        grads = (evaluation.grads,) if is_one else evaluation.grads
+        return state, dict(zip(self.guess_names, grads)) if needs.grad else {}
 
     def _values(self, **inputs: Any) -> Any:
         """What `get_values` returns."""
@@ -275,7 +273,7 @@ class CalculatorLoss(Loss):
             return super().get_state(*args, mask=mask, step=step, **kwargs)
         self._check_numbers(*args, *kwargs.values(), mask, step)
         inputs = inspect.signature(self.get_values).bind(*args, **kwargs).arguments
-        state, _ = self._evaluate({**inputs, "mask": mask, "step": step}, Wanted(total=True))
+        state, _ = self._evaluate({**inputs, "mask": mask, "step": step}, Needs(total=True))
         return self.State.of(state)
 
     def get_grad(self, context: Any) -> dict[str, Any]:
@@ -284,7 +282,7 @@ class CalculatorLoss(Loss):
         A path that is given twice gets the sum of both gradients.
         """
         self._check_unchanged()
-        _, grads = self._evaluate(self.get_inputs(context), Wanted(grad=True))
+        _, grads = self._evaluate(self.get_inputs(context), GRADIENT)
         return self._by_path(grads)
 
     def get_state_and_grad(self, context: Any) -> tuple[Any, dict[str, Any]]:
@@ -293,7 +291,7 @@ class CalculatorLoss(Loss):
         `state.scale(...)` of the merged state makes of what was added up the gradient of the loss.
         """
         self._check_unchanged()
-        state, grads = self._evaluate(self.get_inputs(context), Wanted(total=True, grad=True, unscaled=True))
+        state, grads = self._evaluate(self.get_inputs(context), UNDIVIDED)
         return replace(self.State.of(state), parent=self), self._by_path(grads)
 
     def _by_path(self, grads: Mapping[str, Any]) -> dict[str, Any]:

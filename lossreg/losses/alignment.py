@@ -14,8 +14,9 @@ from ..config.options import Configurable
 from ..config.resolve import register
 from ..ops import Array
 from ..ops.base import without_float_warnings
+from ..pipeline.evaluation import Needs, Truths
 from ..pipeline.guesses import Batch
-from ..pipeline.reduced import ReducedLoss, Truths, Wanted
+from ..pipeline.reduced import ReducedLoss
 from ..pipeline.weights import Weights
 
 __all__ = ["CTC"]
@@ -195,7 +196,7 @@ class CTC(ReducedLoss, WrtOption):
 
     @without_float_warnings
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """The slope of each value is known before the pass, so that likelihoods and gradient come out of one."""
         ops, xp, items, alignment = batch.ops, batch.ops.xp, weights.items, truths.targets
@@ -218,8 +219,8 @@ class CTC(ReducedLoss, WrtOption):
         values = xp.where(likelihood == -np.inf, 0.0 if self.zero_infinity else np.inf, -likelihood)
         values = values.reshape(batch.values_shape)
         return (
-            ops.weighted(values, items) if wanted.values else None,
-            ops.total(values, items) if wanted.total else None,
+            ops.weighted(values, items) if needs.values else None,
+            ops.total(values, items) if needs.total else None,
         )
 
 

@@ -14,9 +14,9 @@ from ..labels.labels import Labels
 from ..labels.options import ClassWeight, NameOptions, class_weights
 from ..ops import Ops
 from ..ops.base import compute_dtype
+from ..pipeline.evaluation import Truths
 from ..pipeline.guesses import Batch
 from ..pipeline.kinds import ElementwiseLoss, RowLoss
-from ..pipeline.reduced import Truths
 
 __all__ = ["BinaryCrossEntropy", "BinaryCrossEntropyWithLogits", "MultiLabelSoftMargin", "SoftMargin"]
 

@@ -17,9 +17,10 @@ from ..labels.labels import Labels
 from ..labels.options import ClassWeight, LabelOptions, NameOptions, class_weights
 from ..labels.targets import Targets
 from ..ops import Array
+from ..pipeline.evaluation import Needs, Truths
 from ..pipeline.guesses import Batch
 from ..pipeline.kinds import RowLoss
-from ..pipeline.reduced import ReducedLoss, Truths, Wanted
+from ..pipeline.reduced import ReducedLoss
 from ..pipeline.weights import Weights
 from .softmax import softmax_cross_entropy, target_arguments
 
@@ -85,7 +86,7 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
         return replaced(self, reduction="none", per_token=False)  # type: ignore[no-any-return]
 
     @property
-    def unscaled(self) -> bool:
+    def returns_state(self) -> bool:
         """As per_token says."""
         return self.per_token
 
@@ -134,14 +135,14 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
         return target_arguments(batch.ops, truths.targets, classes, target_weight, smoothing)
 
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """As for all rows; values and gradient are looked at where that is asked for."""
         if not self.check_finite:
-            return super().compute(batch, truths, weights, wanted, out)
-        values, total = super().compute(batch, truths, weights, replace(wanted, values=True), out)
+            return super().compute(batch, truths, weights, needs, out)
+        values, total = super().compute(batch, truths, weights, replace(needs, values=True), out)
         check_finite(batch, {"loss": values, "gradient": None if out is None else out[0]})
-        return values if wanted.values else None, total
+        return values if needs.values else None, total
 
 
 def check_finite(batch: Batch, results: dict[str, Array | None]) -> None:

@@ -14,9 +14,9 @@ from ..config.resolve import register
 from ..labels.targets import Targets
 from ..ops import Array
 from ..ops.base import fitting
+from ..pipeline.evaluation import Truths
 from ..pipeline.guesses import Batch, Layout
 from ..pipeline.kinds import CoupledLoss, RowLoss
-from ..pipeline.reduced import Truths
 from ..pipeline.weights import Reduction
 from .softmax import softmax_cross_entropy, target_arguments
 

@@ -14,8 +14,8 @@ from ..config.options import Configurable
 from ..config.resolve import register
 from ..ops import Array
 from ..ops.base import compute_dtype, without_float_warnings
+from ..pipeline.evaluation import Needs, Truths
 from ..pipeline.guesses import Batch
-from ..pipeline.reduced import Truths, Wanted
 from ..pipeline.weights import Weights
 from .categorical import CrossEntropy, check_finite
 from .softmax import log_sum_parts, softmax_cross_entropy
@@ -134,7 +134,7 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
 
     @without_float_warnings
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """Block by block: logits, their slopes in the same place, and the products with those."""
         assert isinstance(batch, _LinearBatch)
@@ -167,12 +167,12 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
                 None if items is None else items[block],
                 weights.scale,
                 rows=True,
-                values=wanted.values or self.check_finite,
-                total=wanted.total,
+                values=needs.values or self.check_finite,
+                total=needs.total,
                 out=None if out is None else [logits],
             )
             values += [] if found is None else [found]
-            total = total + sum_ if wanted.total else None
+            total = total + sum_ if needs.total else None
             if out is not None:
                 slopes = xp.matmul(logits, weight)
                 out[0][block] = slopes if kept is None else xp.where(kept, slopes, dtype.type(0))
@@ -188,4 +188,4 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
         if self.check_finite:
             names = ("gradient", "gradient in weight", "gradient in bias")
             check_finite(batch, {"loss": joined, **dict(zip(names, out or ()))})
-        return joined if wanted.values else None, total
+        return joined if needs.values else None, total

@@ -14,9 +14,9 @@ from ..labels.labels import Labels
 from ..labels.options import ClassWeight, NameOptions, class_weights
 from ..ops import Array
 from ..ops.base import compute_dtype
+from ..pipeline.evaluation import Needs, Truths
 from ..pipeline.guesses import Batch
 from ..pipeline.kinds import ElementwiseLoss, RowLoss
-from ..pipeline.reduced import Truths, Wanted
 from ..pipeline.weights import Weights
 
 __all__ = ["HingeEmbedding", "MarginRanking", "MultiLabelMargin", "MultiMargin"]
@@ -184,12 +184,12 @@ class MultiLabelMargin(RowLoss, NameOptions):
         return (members, count, float(batch.columns), *ids[:, :AT_ONCE].T)
 
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """One pass for some labels, and a sum of passes where there are more."""
         members, count, ids = truths.targets
         if ids.shape[1] <= AT_ONCE:
-            return super().compute(batch, truths, weights, wanted, out)
+            return super().compute(batch, truths, weights, needs, out)
         xp = batch.ops.xp
         slope: Any = None if out is None else xp.zeros(out[0].shape, compute_dtype(out[0].dtype))
         values: Any = None
@@ -197,9 +197,9 @@ class MultiLabelMargin(RowLoss, NameOptions):
         for start in range(0, ids.shape[1], AT_ONCE):
             some = replace(truths, targets=(members, count - start, ids[:, start:]))
             part = None if out is None else [xp.empty_like(slope)]
-            found, add = super().compute(batch, some, weights, wanted, part)
+            found, add = super().compute(batch, some, weights, needs, part)
             values = found if values is None else values + found
-            total = total + add if wanted.total else None
+            total = total + add if needs.total else None
             if part is not None:
                 slope += part[0]
         if out is not None:

@@ -10,16 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..arrays.dlpack import foreign_arrays
 from ..arrays.ragged import Ragged, is_ragged, read_ragged
 from ..checks import describe, fail
 from ..config.options import Problem, replaced
 from ..config.resolve import register
 from ..ops import Array
+from ..pipeline.evaluation import Call, Evaluation, Needs, Truths
 from ..pipeline.guesses import Batch
 from ..pipeline.loss import Loss
 from ..pipeline.plain import PlainItems
-from ..pipeline.reduced import ReducedLoss, Truths, Wanted
+from ..pipeline.reduced import Inputs, ReducedLoss
 from ..pipeline.weights import NormalizeBy, Reduction, Weights
 from ..states.averages import LossState
 
@@ -85,9 +85,14 @@ class Sequence(ReducedLoss):
         return self.calculator.truth_inputs
 
     @property
-    def unscaled(self) -> bool:
+    def returns_state(self) -> bool:
         """As the inner calculator."""
-        return self.calculator.unscaled
+        return self.calculator.returns_state
+
+    @property
+    def returns_values(self) -> bool:
+        """As the inner calculator."""
+        return self.calculator.returns_values
 
     def empty(self) -> LossState:
         """The state of no data; states are those of the inner calculator."""
@@ -102,68 +107,66 @@ class Sequence(ReducedLoss):
         return self.calculator.read_truths(batch, truths, check)
 
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """By the inner calculator."""
-        return self.calculator.compute(batch, truths, weights, wanted, out)
+        return self.calculator.compute(batch, truths, weights, needs, out)
 
     @functools.cached_property
     def _unreduced(self) -> ReducedLoss:
         return Sequence(self.calculator._unreduced)
 
-    def _values_like(self, guesses: Any) -> Any:
-        outputs = guesses if isinstance(guesses, tuple) else (guesses,)
-        if any(isinstance(x, list) or is_ragged(x) for x in outputs):
-            return self.calculator._values_like(guesses)
-        batch = Batch.read(type(self).__name__, guesses, self.inputs, "elements")
-        padding = self._padding(batch, {})
-        flat = tuple([padding.ragged(x) for x in batch.arrays])
-        return padding.padded(self.calculator._values_like(flat if batch.is_tuple else flat[0]).data)
+    def values_like(self, guesses: Any) -> Any:
+        """Zeros that are arranged as the values are."""
+        if _has_sequences(guesses):
+            return self.calculator.values_like(guesses)
+        flat, padding = self._flattened(Call(guesses, None))
+        return padding.padded(self.calculator.values_like(flat.guesses).data)
 
-    def _check_shapes(self, guesses: Any, truths: Any, mask: Any, sample_weight: Any) -> None:
+    def check_shapes(self, call: Call) -> None:
+        """As the inner calculator, of whose shapes nothing is known if it has `get_grad` and `get_loss` alone."""
         if not isinstance(self.calculator, PlainItems):
-            super()._check_shapes(guesses, truths, mask, sample_weight)
+            super().check_shapes(call)
 
-    def _wanted(self, grad: bool = False) -> Wanted:
-        return self.calculator._wanted(grad)
+    def read(self, call: Call) -> Inputs:
+        """As the inner calculator reads items."""
+        if not _has_sequences(call.guesses):
+            call, _ = self._flattened(call)
+        return self.calculator.read(call)
 
-    def _loss(self, state: LossState, result: Any) -> Any:
-        return self.calculator._loss(state, result)
-
-    @foreign_arrays
-    def _run(
-        self,
-        guesses: Any,
-        truths: Any,
-        mask: Any,
-        sample_weight: Any,
-        out: Any,
-        wanted: Wanted,
-        weight: Any = 1.0,
-    ) -> tuple[LossState, Any, Any]:
+    def evaluate(self, call: Call, needs: Needs) -> Evaluation:
         """As the inner calculator on a Ragged, whose data are the padded arrays."""
-        run = self.calculator._run
-        outputs = guesses if isinstance(guesses, tuple) else (guesses,)
-        if any(isinstance(x, list) or is_ragged(x) for x in outputs):
-            return run(guesses, truths, mask, sample_weight, out, wanted, weight)
-        batch = Batch.read(type(self).__name__, guesses, self.inputs, "elements")
-        if out is not None:
-            batch.gradient_arrays(out, ())  # for its errors
-        padding = self._padding(batch, {"truths": truths, "mask": mask, "sample_weight": sample_weight})
-        flat = tuple([padding.ragged(x) for x in batch.arrays])
-        beside = (
-            padding.beside("truths", truths, broadcast=False),
-            padding.beside("mask", mask, broadcast=True),
-            padding.beside("sample_weight", sample_weight, broadcast=True),
+        if call.has_external_arrays():
+            return self._evaluate_external(call, needs)
+        if _has_sequences(call.guesses):
+            return self.calculator.evaluate(call, needs)
+
+        flat, padding = self._flattened(call)
+        batch = padding.batch
+        evaluation = self.calculator.evaluate(flat, needs)
+        if needs.values:
+            evaluation.result = padding.padded(evaluation.result.data)
+        if needs.grad:
+            ragged = evaluation.grads if batch.is_tuple else (evaluation.grads,)
+            evaluation.grads = batch.finish([padding.padded(x.data) for x in ragged], call.out)
+        return evaluation
+
+    def _flattened(self, call: Call) -> tuple[Call, _Padding]:
+        """The call for all items that are taken, and the way back to padded arrays."""
+        batch = Batch.read(type(self).__name__, call.guesses, self.inputs, "elements")
+        if call.out is not None:
+            batch.gradient_arrays(call.out, ())  # for its errors
+        beside = {"truths": call.truths, "mask": call.mask, "sample_weight": call.sample_weight}
+        padding = self._padding(batch, beside)
+        guesses = tuple([padding.ragged(x) for x in batch.arrays])
+        flat = Call(
+            guesses if batch.is_tuple else guesses[0],
+            padding.beside("truths", call.truths, broadcast=False),
+            padding.beside("mask", call.mask, broadcast=True),
+            padding.beside("sample_weight", call.sample_weight, broadcast=True),
+            output_grad=padding.beside("output_grad", call.output_grad, broadcast=False),
         )
-        weight = padding.beside("weight", weight, broadcast=False)
-        state, result, grad = run(flat if batch.is_tuple else flat[0], *beside, None, wanted, weight)
-        if wanted.grad:
-            grads = [padding.padded(x.data) for x in (grad if batch.is_tuple else (grad,))]
-            grad = batch.finish(grads, out)
-        if wanted.values:
-            result = padding.padded(result.data)
-        return state, result, grad
+        return flat, padding
 
     def _padding(self, batch: Batch, beside: dict[str, Any]) -> _Padding:
         """The sizes of padded guesses, and the lengths of what lies beside them."""
@@ -177,6 +180,12 @@ class Sequence(ReducedLoss):
         found = [n for n in (padding.lengths_of(what, value) for what, value in beside.items()) if n is not None]
         lengths = np.min([(padding.longest,) * padding.sequences, *found], axis=0)
         return padding if (lengths == padding.longest).all() else replace(padding, lengths=tuple(lengths.tolist()))
+
+
+def _has_sequences(guesses: Any) -> bool:
+    """Whether guesses are lists of sequences or a Ragged, and no padded arrays."""
+    outputs = guesses if isinstance(guesses, tuple) else (guesses,)
+    return any(isinstance(x, list) or is_ragged(x) for x in outputs)
 
 
 @dataclass(eq=False)

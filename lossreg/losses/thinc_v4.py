@@ -14,9 +14,9 @@ from ..labels.labels import Labels
 from ..labels.options import ClassWeight, LabelOptions, class_weights
 from ..labels.targets import Targets
 from ..ops import Array, get_ops
+from ..pipeline.evaluation import Truths
 from ..pipeline.guesses import Batch
 from ..pipeline.kinds import RowLoss
-from ..pipeline.reduced import Truths
 from ..pipeline.weights import Reduction, Weights
 from .softmax import probability_cross_entropy, target_arguments
 from .thinc import UNIT, Smoothing, as_sequences, check_smoothing, read_sequences
@@ -147,6 +147,7 @@ class SequenceCategoricalCrossentropy_v4(CategoricalCrossentropy_v4):  # noqa: N
         """Truths of sequences."""
         return super().read_truths(batch, as_sequences(batch, truths), check)
 
-    def divided_by(self) -> Reduction:
+    @property
+    def effective_reduction(self) -> Reduction:
         """Sequences instead of tokens."""
         return "batch_mean" if self.normalize_by_sequence and self.reduction == "mean" else self.reduction

@@ -28,7 +28,7 @@ def check_differentiable(loss: Any) -> None:
         raise TypeError(f"Cannot differentiate {_what_to_write(loss)}.")
     name = type(loss).__name__
     inner = getattr(loss, "inner", loss)
-    if inner.unscaled:
+    if inner.returns_state:
         raise ValueError(f"Cannot differentiate {name}: expected one that returns its loss, got per_token=True.")
     if getattr(inner, "wrt", None) == "logits":
         raise ValueError(

@@ -16,8 +16,9 @@ from ..config.options import positional_order
 from ..ops import Array, Ops
 from ..ops.base import compute_dtype, limits, without_float_warnings
 from ..synonyms import closest
+from .evaluation import Needs, Truths
 from .guesses import Batch, Layout
-from .reduced import ReducedLoss, Truths, Wanted
+from .reduced import ReducedLoss
 from .weights import Weights
 
 __all__ = ["CoupledLoss", "ElementwiseLoss", "RowLoss"]
@@ -76,7 +77,7 @@ class ElementwiseLoss(ReducedLoss):
                 check_domain(batch.ops, batch.name, "guesses", x, self.guess_domain, kept, batch.place)
 
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """Hand the formula to the backend."""
         targets = (truths.targets,) if self.truth_inputs else ()
@@ -92,8 +93,8 @@ class ElementwiseLoss(ReducedLoss):
             weights.items,
             weights.scale,
             rows=False,
-            values=wanted.values,
-            total=wanted.total,
+            values=needs.values,
+            total=needs.total,
             out=out,
         )
 
@@ -172,7 +173,7 @@ class RowLoss(ReducedLoss):
         return ()
 
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """Hand the formula to the backend."""
         items = weights.items
@@ -191,8 +192,8 @@ class RowLoss(ReducedLoss):
             weights.scale,
             static=self.static(),
             rows=True,
-            values=wanted.values,
-            total=wanted.total,
+            values=needs.values,
+            total=needs.total,
             out=out,
         )
 
@@ -211,7 +212,7 @@ class CoupledLoss(ReducedLoss):
 
     @without_float_warnings
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """Forward on the kept items, and back from their weights."""
         ops, items = batch.ops, weights.items
@@ -229,6 +230,6 @@ class CoupledLoss(ReducedLoss):
             for target, grad in zip(out, backprop(ops.weighted(slopes, items)), strict=True):
                 target[...] = grad
         return (
-            ops.weighted(values, items) if wanted.values else None,
-            ops.total(values, items) if wanted.total else None,
+            ops.weighted(values, items) if needs.values else None,
+            ops.total(values, items) if needs.total else None,
         )

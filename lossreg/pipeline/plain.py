@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 from ..arrays.trees import tree_map
@@ -10,9 +11,10 @@ from ..checks import describe, fail
 from ..labels.labels import concatenated
 from ..ops import Array
 from ..states.averages import LossState
+from .evaluation import Call, Evaluation, Needs, Truths
 from .guesses import Batch
 from .loss import Loss, gradient_and_loss
-from .reduced import ReducedLoss, Truths, Wanted
+from .reduced import ReducedLoss
 from .weights import Weights
 
 __all__ = ["PlainCalculator", "PlainItems"]
@@ -35,15 +37,16 @@ class PlainCalculator(ReducedLoss):
         raise self._without_values()
 
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """There is no pipeline."""
         raise self._without_values()
 
-    def _values_like(self, guesses: Any) -> Any:
+    def values_like(self, guesses: Any) -> Any:
+        """There is no pipeline."""
         raise self._without_values()
 
-    def _check_shapes(self, guesses: Any, truths: Any, mask: Any, sample_weight: Any) -> None:
+    def check_shapes(self, call: Call) -> None:
         """There is no pipeline, and so nothing is known about shapes."""
 
     def _without_values(self) -> ValueError:
@@ -54,32 +57,33 @@ class PlainCalculator(ReducedLoss):
     def _name(self) -> str:
         return type(self.loss).__name__
 
-    def _wanted(self, grad: bool = False) -> Wanted:
-        return Wanted(total=True, grad=grad)
+    @property
+    def returns_values(self) -> bool:
+        """There are none."""
+        return False
 
-    def _run(
-        self, guesses: Any, truths: Any, mask: Any, sample_weight: Any, out: Any, wanted: Wanted, weight: Any = 1.0
-    ) -> tuple[LossState, Any, Any]:
-        """(state, loss, gradient), each if it is wanted; as `ReducedLoss._run`."""
-        self._check_arguments(truths, mask, sample_weight, out)
+    def evaluate(self, call: Call, needs: Needs) -> Evaluation:
+        """What the methods of the loss give; a state counts calls."""
+        self._check_arguments(call)
         grad = loss = None
-        if wanted.grad and wanted.total:
-            grad, loss = gradient_and_loss(self.loss, guesses, truths)
-        elif wanted.grad:
-            grad = self.loss.get_grad(guesses, truths)
+        if needs.grad and needs.total:
+            grad, loss = gradient_and_loss(self.loss, call.guesses, call.truths)
+        elif needs.grad:
+            grad = self.loss.get_grad(call.guesses, call.truths)
         else:
-            loss = self.loss.get_loss(guesses, truths)
-        if wanted.grad and grad is None:
+            loss = self.loss.get_loss(call.guesses, call.truths)
+        if needs.grad and grad is None:
             raise TypeError(f"Cannot calculate {self._name}: expected get_grad to return the gradient, got None.")
-        if wanted.grad and weight != 1.0:
-            grad = tree_map(lambda x: x * weight, grad)
-        return LossState(loss, 1.0, parent=self), loss, grad
+        if needs.grad and call.output_grad != 1.0:
+            grad = tree_map(lambda x: x * call.output_grad, grad)
+        return Evaluation(LossState(loss, 1.0, parent=self), loss, grad)
 
-    def _check_arguments(self, truths: Any, mask: Any, sample_weight: Any, out: Any) -> None:
+    def _check_arguments(self, call: Call) -> None:
         """Raise for missing truths, and for what only the pipeline takes."""
-        if truths is ...:
+        if call.truths is ...:
             raise fail(self._name, "truths", "beside guesses", "none")
-        for what, value in (("mask", mask), ("sample_weight", sample_weight), ("out", out)):
+        for what in ("mask", "sample_weight", "out"):
+            value = getattr(call, what)
             if value is not None:
                 expected = "to be None for a loss of get_grad and get_loss alone"
                 raise fail(self._name, what, expected, describe(value))
@@ -88,15 +92,17 @@ class PlainCalculator(ReducedLoss):
 class PlainItems(PlainCalculator):
     """A loss of the items of all sequences, one behind the other."""
 
-    def _run(
-        self, guesses: Any, truths: Any, mask: Any, sample_weight: Any, out: Any, wanted: Wanted, weight: Any = 1.0
-    ) -> tuple[LossState, Any, Any]:
-        self._check_arguments(truths, mask, sample_weight, out)
-        batch = Batch.read(self._name, guesses, self.inputs, "elements")
+    def evaluate(self, call: Call, needs: Needs) -> Evaluation:
+        """As the loss gives it for one array of all items."""
+        self._check_arguments(call)
+        batch = Batch.read(self._name, call.guesses, self.inputs, "elements")
+        truths = call.truths
         if batch.lengths is not None:
             truths = self._joined(batch, truths)
-        state, loss, grad = super()._run(batch.arrays[0], truths, mask, sample_weight, out, wanted, weight)
-        return state, loss, None if grad is None else batch.split(grad)
+        evaluation = super().evaluate(replace(call, guesses=batch.arrays[0], truths=truths), needs)
+        if evaluation.grads is not None:
+            evaluation.grads = batch.split(evaluation.grads)
+        return evaluation
 
     def _joined(self, batch: Batch, truths: Any) -> Any:
         truths, is_flat = batch.unpack("truths", truths)

@@ -7,12 +7,12 @@ import functools
 import math
 import sys
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from ..arrays.dlpack import OURS, foreign_arrays, is_foreign, like
+from ..arrays.dlpack import foreign_arrays, like
 from ..arrays.trees import tree_map
 from ..checks import describe, fail
 from ..config.options import replaced
@@ -20,14 +20,15 @@ from ..ops import Array
 from ..ops.base import compute_dtype, limits, without_float_warnings
 from ..states.averages import LossState
 from ..synonyms import CALL_ARGUMENTS
+from .evaluation import Call, Evaluation, Needs, Truths
 from .guesses import Batch, Layout
 from .loss import Loss
-from .weights import NormalizeBy, Reduction, Weights, item_array, times_power_of_two, weigh
+from .weights import NormalizeBy, Reduction, Weights, combine_weights, item_array, times_power_of_two
 
 if TYPE_CHECKING:
     from typing_extensions import Never
 
-__all__ = ["ReducedLoss", "Truths", "Wanted"]
+__all__ = ["Inputs", "ReducedLoss"]
 
 
 LEAST_SCALE, LARGEST_SCALE = 2.0**-126, 2.0**86
@@ -35,46 +36,30 @@ LEAST_SCALE, LARGEST_SCALE = 2.0**-126, 2.0**86
 `reduction.NEAR_1`), and times a larger one it could be infinite."""
 
 
-@dataclass(eq=False)
-class Truths:
-    """Truths as the formula wants them, and what they say about weights."""
-
-    targets: Any
-    present: Array | None = None
-    """False where a truth is missing."""
-    weight: Array | None = None
-    """Weight of each item, such as that of its class, over 2**`exponent`."""
-    in_formula: bool = False
-    """Whether the formula applies the weight itself. Otherwise it multiplies the values behind the formula."""
-    in_mean: bool = False
-    """Whether a mean divides by the weight, too."""
-    exponent: int = 0
-    """What `weight` and the values lack: formulas compute in float32, where weights of some sizes are no numbers."""
-    by_place: bool = False
-    """Whether the weight belongs to the place of an item, such as its column, and not to its truth."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a call asks of the formula."""
-
-    total: bool = False
-    values: bool = False
-    grad: bool = False
-    unscaled: bool = False
-    """Whether the gradient is that of the total, before it is divided."""
-    state: bool = True
-    """Whether a state is made, which takes a fiftieth of a small call."""
-
-
-_WANTED = {
-    (values, grad): Wanted(total=not values, values=values, grad=grad, state=False)
-    for values in (False, True)
+NEEDS_OF_CALL = {
+    (returns_values, grad): Needs(total=not returns_values, values=returns_values, grad=grad, state=False)
+    for returns_values in (False, True)
     for grad in (False, True)
 }
-_NOTHING = Wanted(state=False)
-"""The inputs are read and checked, and nothing is calculated."""
-_ACCUMULATED = Wanted(total=True, grad=True, unscaled=True)
+"""What a call needs: by whether it returns values, and whether it returns a gradient."""
+
+GRADIENT = Needs(grad=True, state=False)
+"""What `get_grad` needs."""
+
+UNDIVIDED = Needs(total=True, grad=True, undivided=True)
+"""What is added up over batches."""
+
+
+@dataclass(eq=False)
+class Inputs:
+    """The arguments of a call as arrays."""
+
+    batch: Batch
+    truths: Truths
+    mask: Array | None = None
+    sample_weight: Array | None = None
+    check: bool = False
+    """Whether the ranges of data are checked."""
 
 
 class ReducedLoss(Loss):
@@ -126,8 +111,9 @@ class ReducedLoss(Loss):
         """
         if more or wrong or guesses is ...:
             raise self._misused("", guesses, truths, more, wrong)
-        state, result, grad = self._run(guesses, truths, mask, sample_weight, out, self._wanted(grad=True))
-        return grad, like(guesses, self._loss(state, result))
+        needs = NEEDS_OF_CALL[self.returns_values, True]
+        evaluation = self.evaluate(Call(guesses, truths, mask, sample_weight, out), needs)
+        return evaluation.grads, like(guesses, evaluation.result)
 
     def get_grad(
         self,
@@ -142,7 +128,7 @@ class ReducedLoss(Loss):
         """The gradient of the loss, arranged as the guesses are."""
         if more or wrong or guesses is ...:
             raise self._misused(".get_grad", guesses, truths, more, wrong)
-        return self._run(guesses, truths, mask, sample_weight, out, Wanted(grad=True))[2]
+        return self.evaluate(Call(guesses, truths, mask, sample_weight, out), GRADIENT).grads
 
     def get_loss(
         self,
@@ -156,8 +142,8 @@ class ReducedLoss(Loss):
         """The loss: a float (a 0-d array on a GPU), or the values with reduction "none"."""
         if more or wrong or guesses is ...:
             raise self._misused(".get_loss", guesses, truths, more, wrong)
-        state, result, _ = self._run(guesses, truths, mask, sample_weight, None, self._wanted())
-        return like(guesses, self._loss(state, result))
+        needs = NEEDS_OF_CALL[self.returns_values, False]
+        return like(guesses, self.evaluate(Call(guesses, truths, mask, sample_weight), needs).result)
 
     def get_values(
         self,
@@ -193,7 +179,8 @@ class ReducedLoss(Loss):
         """
         if more or wrong or guesses is ...:
             raise self._misused(".get_state", guesses, truths, more, wrong)
-        return self._run(guesses, truths, mask, sample_weight, None, Wanted(total=True))[0]
+        state: LossState = self.evaluate(Call(guesses, truths, mask, sample_weight), Needs(total=True)).state
+        return state
 
     def get_state_and_grad(
         self,
@@ -212,8 +199,8 @@ class ReducedLoss(Loss):
         """
         if more or wrong or guesses is ...:
             raise self._misused(".get_state_and_grad", guesses, truths, more, wrong)
-        state, _, grad = self._run(guesses, truths, mask, sample_weight, out, _ACCUMULATED)
-        return state, grad
+        evaluation = self.evaluate(Call(guesses, truths, mask, sample_weight, out), UNDIVIDED)
+        return evaluation.state, evaluation.grads
 
     def empty(self) -> LossState:
         """The state of no data."""
@@ -231,7 +218,7 @@ class ReducedLoss(Loss):
 
     @abstractmethod
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, out: list[Array] | None
+        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """(weighted values or None, their total or None); gradients of the weighted, scaled total go into `out`."""
 
@@ -239,15 +226,21 @@ class ReducedLoss(Loss):
         """Limit the gradients that are returned, with all weights in them. Most losses have no limit."""
 
     @property
-    def unscaled(self) -> bool:
+    def returns_state(self) -> bool:
         """Whether the loss is its state, and the gradient that of the total."""
         return False
 
-    def divided_by(self) -> Reduction:
+    @property
+    def returns_values(self) -> bool:
+        """Whether nothing is reduced, so that the loss is the values."""
+        return self.reduction == "none"
+
+    @property
+    def effective_reduction(self) -> Reduction:
         """The reduction that decides the divisor."""
         return self.reduction
 
-    def _values_like(self, guesses: Any) -> Any:
+    def values_like(self, guesses: Any) -> Any:
         """Zeros that are arranged as the values are."""
         batch = self.read_guesses(guesses)
         return batch.split(batch.ops.xp.zeros(batch.values_shape, batch.arrays[0].dtype))
@@ -271,38 +264,61 @@ class ReducedLoss(Loss):
             got += f" ({', '.join(hints)})" if hints else ""
         return TypeError(f"Cannot calculate {name}: expected {expected}, got {got or 'no guesses'}.")
 
-    def _wanted(self, grad: bool = False) -> Wanted:
-        return _WANTED[self.reduction == "none", grad]
+    def evaluate(self, call: Call, needs: Needs) -> Evaluation:
+        """What a call gives. All methods of calculators come here, and so do terms, sequences and other libraries."""
+        if call.has_external_arrays():
+            return self._evaluate_external(call, needs)
 
-    def _loss(self, state: LossState, result: Any) -> Any:
-        return state if self.unscaled else result
+        # 1. Arguments as flat arrays of one backend.
+        inputs = self.read(call)
+        batch, ops = inputs.batch, inputs.batch.ops
+        if batch.lengths == ():
+            return self._evaluate_no_sequences(batch, needs)
 
-    def _run(
-        self,
-        guesses: Any,
-        truths: Any,
-        mask: Any,
-        sample_weight: Any,
-        out: Any,
-        wanted: Wanted,
-        weight: Any = 1.0,
-    ) -> tuple[LossState, Any, Any]:
-        """(state, values or loss, gradient), each if it is wanted.
+        # 2. One weight per value, and the divisor. Neither depends on guesses, so one pass gives value and gradient.
+        weights = combine_weights(
+            batch,
+            self.effective_reduction,
+            self.normalize_by,
+            truths=inputs.truths,
+            mask=inputs.mask,
+            sample_weight=inputs.sample_weight,
+        )
+        self._scale_gradients(batch, weights, needs, call.output_grad)
+        if inputs.check:
+            self.check_guesses(batch, weights.items)
 
-        weight: multiplies the gradient; a number, or slopes with respect to the values, arranged as they are.
-        """
-        for x in (guesses, truths, mask, sample_weight, out):  # a wrapper around every call takes longer
-            if type(x) not in OURS and is_foreign(x):
-                return self._run_on_ours(guesses, truths, mask, sample_weight, out, wanted, weight)
-        inputs = guesses, truths, mask, sample_weight
-        batch = self.read_guesses(guesses)
-        ops = batch.ops
+        # 3. The formula: values or their total; gradients are written to their arrays.
+        grads = batch.gradient_arrays(call.out, call.inputs) if needs.grad else None
+        values, total = self._computed(batch, inputs.truths, weights, needs, grads)
+
+        # 4. What the caller gets.
+        result = state = None
+        if needs.values:
+            result = self._returned_values(batch, values, weights)
+        if needs.total:
+            total = ops.scalar(total)
+            result = weights.loss(ops, total)
+        if needs.state or self.returns_state:
+            state_total = weights.total(ops, total) if needs.total else None
+            state = LossState(state_total, weights.count(ops), parent=self)
+        if self.returns_state:
+            result = state
+        return Evaluation(state, result, None if grads is None else batch.finish(grads, call.out))
+
+    def read(self, call: Call) -> Inputs:
+        """The arguments of a call as arrays; raises for wrong ones."""
+        batch, truths = self.read_guesses(call.guesses), call.truths
         if truths is ... or not self.truth_inputs:
             self._check_no_truths(batch, truths)
             truths = None
         if batch.lengths == ():
-            return self._of_no_sequences(batch, truths, wanted)
-        check = self.validate == "full" or (self.validate == "auto" and not ops.on_device)
+            batch.unpack("truths", truths if self.truth_inputs else [])
+            return Inputs(batch, Truths(None))
+
+        # The mask comes first: nobody looks at the truths that it leaves out.
+        check = self.validate == "full" or (self.validate == "auto" and not batch.ops.on_device)
+        mask, sample_weight = call.mask, call.sample_weight
         if mask is not None:
             mask = self._read_mask(batch, mask, check)
         read = self.read_truths(batch, truths, check)
@@ -310,47 +326,9 @@ class ReducedLoss(Loss):
             sample_weight = item_array(batch, "sample_weight", sample_weight, upper=np.inf, check=check)
             if sample_weight.dtype.kind in "iu":
                 sample_weight = sample_weight.astype(np.float64)
-        if wanted is _NOTHING:
-            return self.empty(), None, None
+        return Inputs(batch, read, mask, sample_weight, check)
 
-        weights = weigh(
-            batch,
-            self.divided_by(),
-            self.normalize_by,
-            mask=mask,
-            present=read.present,
-            sample_weight=sample_weight,
-            weight=read.weight,
-            by_place=read.by_place,
-            in_formula=read.in_formula,
-            in_mean=read.in_mean,
-            exponent=read.exponent,
-        )
-        if wanted.unscaled or self.unscaled:
-            weights.scale = times_power_of_two(ops, 1.0, weights.exponent)
-        if not isinstance(weight, float):
-            slopes = batch.join("weight", weight).reshape(batch.values_shape)
-            weights.items = slopes if weights.items is None else ops.weighted(slopes, weights.items)
-        elif weight != 1.0:
-            weights.scale = weights.scale * weight
-        if check:
-            self.check_guesses(batch, weights.items)
-
-        grads = batch.gradient_arrays(out, inputs) if wanted.grad else None
-        values, total = self._computed(batch, read, weights, wanted, grads)
-        result = None
-        if wanted.values:
-            result = self._returned_values(batch, values, weights)
-        if wanted.total:
-            total = ops.scalar(total)
-            result = weights.loss(ops, total)
-        state: Any = None
-        if wanted.state or self.unscaled:
-            state_total = weights.total(ops, total) if wanted.total else None
-            state = LossState(state_total, weights.count(ops), parent=self)
-        return state, result, None if grads is None else batch.finish(grads, out)
-
-    def _check_shapes(self, guesses: Any, truths: Any, mask: Any, sample_weight: Any) -> None:
+    def check_shapes(self, call: Call) -> None:
         """Raise as a call does for arrays of other shapes or dtypes, whatever the arrays hold.
 
         Nothing that a mask leaves out is looked at, so it leaves out everything. Only a reader of truths of this
@@ -358,8 +336,32 @@ class ReducedLoss(Loss):
         """
         if not type(self).read_truths.__module__.startswith(__name__.partition(".")[0] + "."):
             return
-        mask = self._values_like(guesses) if mask is None else tree_map(np.zeros_like, mask)
-        self._run(guesses, truths, mask, sample_weight, None, _NOTHING)
+        if call.mask is None:
+            mask = self.values_like(call.guesses)
+        else:
+            mask = tree_map(np.zeros_like, call.mask)
+        self.read(replace(call, mask=mask))
+
+    def _evaluate_external(self, call: Call, needs: Needs) -> Evaluation:
+        """As `evaluate`, for arrays of other libraries: converted once, here."""
+        return Evaluation(*self._evaluate_converted(*call.inputs, call.out, needs, call.output_grad))
+
+    @foreign_arrays
+    def _evaluate_converted(
+        self, guesses: Any, truths: Any, mask: Any, sample_weight: Any, out: Any, needs: Needs, output_grad: Any
+    ) -> tuple[Any, Any, Any]:
+        evaluation = self.evaluate(Call(guesses, truths, mask, sample_weight, out, output_grad), needs)
+        return evaluation.state, evaluation.result, evaluation.grads
+
+    def _scale_gradients(self, batch: Batch, weights: Weights, needs: Needs, output_grad: Any) -> None:
+        """Set what the gradient is multiplied by, beside the weights of items."""
+        if needs.undivided or self.returns_state:
+            weights.scale = times_power_of_two(batch.ops, 1.0, weights.exponent)
+        if not isinstance(output_grad, float):
+            output_grad = batch.join("output_grad", output_grad).reshape(batch.values_shape)
+            weights.items = output_grad if weights.items is None else batch.ops.weighted(output_grad, weights.items)
+        elif output_grad != 1.0:
+            weights.scale = weights.scale * output_grad
 
     def _check_no_truths(self, batch: Batch, truths: Any) -> None:
         """Raise unless truths are given to a loss that has some, and to no other."""
@@ -368,13 +370,15 @@ class ReducedLoss(Loss):
         if truths is not None and truths is not ...:
             raise fail(batch.name, "truths", "to be None", describe(truths))
 
-    def _of_no_sequences(self, batch: Batch, truths: Any, wanted: Wanted) -> tuple[LossState, Any, Any]:
-        """What `_run` returns for an empty list of sequences."""
-        batch.unpack("truths", truths if self.truth_inputs else [])
+    def _evaluate_no_sequences(self, batch: Batch, needs: Needs) -> Evaluation:
+        """As `evaluate`, of an empty list of sequences."""
+        state = self.empty()
         result: Any = 0.0
-        if wanted.values:
+        if needs.values:
             result = batch.split(batch.ops.xp.zeros(batch.values_shape, batch.arrays[0].dtype))
-        return self.empty(), result, batch.restore(batch.gradient_arrays(None, ()))
+        elif self.returns_state:
+            result = state
+        return Evaluation(state, result, batch.restore(batch.gradient_arrays(None, ())))
 
     def _read_mask(self, batch: Batch, mask: Any, check: bool) -> Array:
         """The caller's mask as an array; what it keeps is kept in the batch, for the readers of truths."""
@@ -392,34 +396,34 @@ class ReducedLoss(Loss):
         return batch.split(values.astype(batch.arrays[0].dtype, copy=False))
 
     def _computed(
-        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, grads: list[Array] | None
+        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, grads: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """As `compute`, with a scale of any size."""
         if grads is None:
-            return self.compute(batch, truths, weights, wanted, None)
+            return self.compute(batch, truths, weights, needs, None)
         scale = weights.scale
         if isinstance(scale, float):
             if scale != 0.0 and not LEAST_SCALE <= abs(scale) <= LARGEST_SCALE:
-                return self._computed_wide(batch, truths, weights, wanted, grads)
+                return self._computed_wide(batch, truths, weights, needs, grads)
         elif not isinstance(weights.exponent, int):
             # Its size is on the device, where all weights are below 2: a gradient that would be infinite is large
             # instead, so that one of 0 stays 0.
             _, most = limits(compute_dtype(batch.arrays[0].dtype))
             weights.scale = batch.ops.xp.clip(scale, -most / 4.0, most / 4.0)
-        result = self.compute(batch, truths, weights, wanted, grads)
+        result = self.compute(batch, truths, weights, needs, grads)
         self.bound_gradients(grads, weights)
         return result
 
     @without_float_warnings
     def _computed_wide(
-        self, batch: Batch, truths: Truths, weights: Weights, wanted: Wanted, grads: list[Array]
+        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, grads: list[Array]
     ) -> tuple[Array | None, Any]:
         """As `compute`, with a scale that float32 cannot hold: what it lacks follows in float64."""
         ops, largest = batch.ops, sys.float_info.max
         scale = max(-largest, min(weights.scale, largest))
         weights.scale, exponent = math.frexp(scale)
         wide = [ops.xp.empty(x.shape, compute_dtype(x.dtype)) for x in grads]
-        found = self.compute(batch, truths, weights, wanted, wide)
+        found = self.compute(batch, truths, weights, needs, wide)
         for target, grad in zip(grads, wide):
             target[...] = times_power_of_two(ops, grad.astype(np.float64, copy=False), exponent)
         weights.scale = scale
@@ -435,8 +439,6 @@ class ReducedLoss(Loss):
         if not batch.ops.owns(mask) or mask.shape == batch.values_shape or mask.size != math.prod(batch.values_shape):
             return mask
         return mask.reshape(batch.values_shape)
-
-    _run_on_ours = foreign_arrays(_run)
 
     def check_guesses(self, batch: Batch, items: Array | None) -> None:
         """Raise when kept guesses lie outside the domain of the loss. Most losses take every number."""

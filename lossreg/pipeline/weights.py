@@ -16,9 +16,18 @@ import numpy as np
 from ..checks import Interval, check_domain, describe, fail
 from ..ops import Array, Ops
 from ..ops.base import is_half
+from .evaluation import Truths
 from .guesses import Batch
 
-__all__ = ["NormalizeBy", "Reduction", "Weights", "item_array", "power_of_two_of", "times_power_of_two", "weigh"]
+__all__ = [
+    "NormalizeBy",
+    "Reduction",
+    "Weights",
+    "combine_weights",
+    "item_array",
+    "power_of_two_of",
+    "times_power_of_two",
+]
 
 Reduction = Literal["mean", "sum", "none", "batch_mean", "weighted_mean", "sequence_mean"]
 NormalizeBy = Literal["mask", "values"]
@@ -62,28 +71,23 @@ class Weights:
         return times_power_of_two(ops, ops.quotient(total, self.divisor), self.exponent - self.divisor_exponent)
 
 
-def weigh(
+def combine_weights(
     batch: Batch,
     reduction: Reduction,
     normalize_by: NormalizeBy,
     *,
+    truths: Truths,
     mask: Array | None = None,
-    present: Array | None = None,
     sample_weight: Array | None = None,
-    weight: Array | None = None,
-    by_place: bool = False,
-    in_formula: bool = False,
-    in_mean: bool = False,
-    exponent: int = 0,
 ) -> Weights:
     """Combine what the caller and the truths say about items.
 
-    `mask` and `present` select, and `sample_weight` multiplies the loss but not the divisor of a mean. `weight` is that
-    of the class of each item, over 2**exponent: `in_formula` if the formula applies it, `in_mean` if a mean divides by
-    it. An item that is left out has no class: where it belongs to a divisor, its class weighs 1, unless the weight is
-    that of its place.
+    The mask and present truths select; `sample_weight` multiplies the loss but not the divisor of a mean; what truths
+    say about class weights is described with `Truths`. An item that is left out has no class: where it belongs to a
+    divisor, its class weighs 1, unless the weight is that of its place.
     """
     ops, shape = batch.ops, batch.values_shape
+    present, weight, exponent = truths.present, truths.weight, truths.exponent
     nothing_given = mask is None and present is None and sample_weight is None and weight is None
     if nothing_given and reduction != "sequence_mean":
         return _unweighted(batch, reduction, exponent)
@@ -92,38 +96,58 @@ def weigh(
         present = present.reshape(shape)
     if weight is not None and weight.size == math.prod(shape):
         weight = weight.reshape(shape)
-    known_weight = weight
-    # Elsewhere what is left out is 0 by mask and present.
-    if reduction == "weighted_mean" and normalize_by == "values" and not by_place:
-        known_weight = _weight_of_the_known(batch, present, weight, exponent)
-    by_mask = normalize_by == "mask"
-    class_exponent = 0 if weight is None else exponent
-    item_factors: Factors = (mask, present, sample_weight, None if in_formula else weight)
 
-    # What a mean divides by: a product of factors, and the power of two that belongs to it.
-    divisor_factors: Factors = ()
-    divisor_exponent: Any = 0
-    if reduction == "weighted_mean":
-        selection = (mask, present) if by_mask else (None, None)
-        divisor_factors = (*selection, sample_weight, known_weight)
-        divisor_exponent = class_exponent
-    elif by_mask:
-        divisor_factors = (mask, present, None, known_weight if in_mean else None)
-        divisor_exponent = class_exponent if in_mean else 0
+    # What multiplies a value.
+    item_factors: Factors = (mask, present, sample_weight, None if truths.in_formula else weight)
+
+    # What a mean divides by: a sum of products of factors, times the power of two that belongs to class weights.
+    divisor_weight = weight
+    if reduction == "weighted_mean" and normalize_by == "values" and not truths.by_place:
+        divisor_weight = _weight_of_the_known(batch, present, weight, exponent)
+    divisor_factors = _divisor_factors(reduction, normalize_by, truths, mask, present, sample_weight, divisor_weight)
+    divisor_exponent = 0
+    if weight is not None and any(factor is divisor_weight for factor in divisor_factors):
+        divisor_exponent = exponent
+
     if reduction == "sequence_mean":
         return _by_sequence(batch, normalize_by, item_factors, exponent, divisor_factors, divisor_exponent)
-
-    items, shift = _product(ops, item_factors)
-    items_exponent = shift + exponent
+    items, item_shift = _product(ops, item_factors)
+    items_exponent = item_shift + exponent
     if reduction in ("sum", "none"):
         return _weights(ops, items, items_exponent, None, 0)
     if reduction == "batch_mean":
         return _weights(ops, items, items_exponent, float(len(batch)), 0)
-    divisors = items
+
     # The same factors make the same product.
-    if len(divisor_factors) != len(item_factors) or any(a is not b for a, b in zip(divisor_factors, item_factors)):
-        divisors, shift = _product(ops, divisor_factors)
-    return _weights(ops, items, items_exponent, _sum(ops, divisors, math.prod(shape)), divisor_exponent + shift)
+    divisors, divisor_shift = items, item_shift
+    if not _same_factors(divisor_factors, item_factors):
+        divisors, divisor_shift = _product(ops, divisor_factors)
+    divisor = _sum(ops, divisors, math.prod(shape))
+    return _weights(ops, items, items_exponent, divisor, divisor_exponent + divisor_shift)
+
+
+def _divisor_factors(
+    reduction: Reduction,
+    normalize_by: NormalizeBy,
+    truths: Truths,
+    mask: Array | None,
+    present: Array | None,
+    sample_weight: Array | None,
+    weight: Array | None,
+) -> Factors:
+    """The factors whose product a mean adds up to its divisor; none for a mean over everything."""
+    by_mask = normalize_by == "mask"
+    if reduction == "weighted_mean":
+        if by_mask:
+            return mask, present, sample_weight, weight
+        return None, None, sample_weight, weight
+    if by_mask:
+        return mask, present, None, weight if truths.in_mean else None
+    return ()
+
+
+def _same_factors(one: Factors, other: Factors) -> bool:
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other))
 
 
 def _unweighted(batch: Batch, reduction: Reduction, exponent: int) -> Weights:
