@@ -15,8 +15,9 @@ from ..labels.targets import Targets
 from ..ops import Array
 from ..ops.base import fitting
 from ..pipeline.evaluation import Truths
-from ..pipeline.guesses import Batch, Layout
+from ..pipeline.guesses import Batch
 from ..pipeline.kinds import CoupledLoss, RowLoss
+from ..pipeline.layouts import LayoutName
 from ..pipeline.weights import Reduction
 from .softmax import softmax_cross_entropy, target_arguments
 
@@ -114,7 +115,7 @@ class CosineSimilarity(_PairLoss):
     inputs = ("x1", "x2")
 
     @property
-    def layout(self) -> Layout:  # type: ignore[override]
+    def layout(self) -> LayoutName:  # type: ignore[override]
         """The axis of the option."""
         return self.axis
 

@@ -16,6 +16,7 @@ from ..ops import Array
 from ..ops.base import compute_dtype, without_float_warnings
 from ..pipeline.evaluation import Needs, Truths
 from ..pipeline.guesses import Batch
+from ..pipeline.layouts import layout_of
 from ..pipeline.weights import Weights
 from .categorical import CrossEntropy, check_finite
 from .softmax import log_sum_parts, softmax_cross_entropy
@@ -97,7 +98,8 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
             check_shape(name, "bias", b, (len(weight),), "weight along the first axis")
         xp, shape = layer.ops.xp, (len(x), len(weight))
         logits = xp.broadcast_to(xp.zeros((), x.dtype), shape)
-        return _LinearBatch(name, layer.ops, (logits,), (shape,), None, False, "classes", shape, (len(x),), layer=layer)
+        layout = layout_of("classes")
+        return _LinearBatch(name, layer.ops, (logits,), (shape,), None, False, layout, shape, (len(x),), layer=layer)
 
     @property
     def weight_in_formula(self) -> bool:

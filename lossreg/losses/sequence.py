@@ -17,6 +17,7 @@ from ..config.resolve import register
 from ..ops import Array
 from ..pipeline.evaluation import Call, Evaluation, Needs, Truths
 from ..pipeline.guesses import Batch
+from ..pipeline.layouts import Time, layout_of
 from ..pipeline.loss import Loss
 from ..pipeline.plain import PlainItems
 from ..pipeline.reduced import Inputs, ReducedLoss
@@ -54,7 +55,7 @@ class Sequence(ReducedLoss):
         """A calculator whose first axis is that of items."""
         name = type(self.inner).__name__
         if isinstance(self.inner, ReducedLoss):
-            if self.inner.layout == "time":
+            if isinstance(layout_of(self.inner.layout), Time):
                 got = f"{name}, which takes lists of sequences and (T, B, C)"
                 yield "inner", f"should be a calculator of items, got {got}"
             return
@@ -170,7 +171,7 @@ class Sequence(ReducedLoss):
 
     def _padding(self, batch: Batch, beside: dict[str, Any]) -> _Padding:
         """The sizes of padded guesses, and the lengths of what lies beside them."""
-        axes = 2 if self.calculator.layout in ("elements", "broadcast") else 3
+        axes = 2 + layout_of(self.calculator.layout).axes_of_value
         sizes = batch.shape[:2]
         for shape in batch.shapes:
             if len(shape) < axes or shape[:2] != sizes:

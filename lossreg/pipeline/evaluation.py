@@ -11,7 +11,7 @@ from ..ops import Array
 __all__ = ["Call", "Evaluation", "Needs", "Truths"]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Call:
     """The arguments of one call of a calculator."""
 
@@ -50,7 +50,7 @@ class Needs:
     """Whether a state is made, which takes a fiftieth of a small call."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Evaluation:
     """What a call gives, each part if it is needed."""
 
@@ -61,7 +61,7 @@ class Evaluation:
     """The gradient, arranged as the guesses are."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Truths:
     """Truths as the formula wants them, and what they say about weights."""
 

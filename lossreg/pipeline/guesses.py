@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -12,15 +12,9 @@ from ..arrays.ragged import is_ragged, like, read_ragged
 from ..checks import describe, fail
 from ..ops import Array, Ops, get_ops
 from ..ops.base import compute_dtype
+from .layouts import AlongAxis, Layout, LayoutName, layout_of
 
-__all__ = ["Batch", "Layout", "check_unmasked", "is_real", "real_array"]
-
-Layout = Literal["elements", "broadcast", "vectors", "classes", "time"] | int
-"""Which axes of guesses make one value.
-
-"elements": none. "broadcast": none, and the outputs broadcast to a common shape. "vectors": the last. "classes": the
-second of (N, C, d1, ...), or the only one. "time": first and last of (T, N, C), or both of (T, C). A number: that axis.
-"""
+__all__ = ["Batch", "check_unmasked", "is_real", "real_array"]
 
 
 @dataclass(eq=False)
@@ -48,102 +42,37 @@ class Batch:
     """What the caller's mask keeps, bool in the values' shape: truths of other items may be anything. None: all."""
     ragged: tuple[Any, ...] = ()
     """The Ragged of each output, None for lists."""
-    inputs: tuple[str, ...] = ("guesses",)
-    """What errors call each output."""
 
     @classmethod
-    def read(cls, name: str, guesses: Any, inputs: Sequence[str], layout: Layout, keepdims: bool = False) -> Batch:
+    def read(cls, name: str, guesses: Any, inputs: Sequence[str], layout: LayoutName, keepdims: bool = False) -> Batch:
         """Check the arrangement and dtypes of guesses; no data is read, and nothing is copied that need not be."""
         is_tuple = len(inputs) > 1
         if is_tuple and not (isinstance(guesses, tuple) and len(guesses) == len(inputs)):
             raise fail(name, "guesses", f"to be a tuple ({', '.join(inputs)})", describe(guesses))
         outputs = guesses if is_tuple else (guesses,)
+        way = layout_of(layout)
+
+        # Sequences become one array.
         lengths: tuple[int, ...] | None = None
         ragged: tuple[Any, ...] = ()
         if type(guesses) is not np.ndarray and any(map(_is_sequences, outputs)):
+            ragged = tuple([x if is_ragged(x) else None for x in outputs])
             outputs, lengths = _joined(name, guesses, outputs)
-            ragged = tuple([x if is_ragged(x) else None for x in (guesses if is_tuple else (guesses,))])
+            if lengths == () and type(way) is AlongAxis and not any(map(is_ragged, ragged)):
+                # An empty list does not say how many axes its sequences have.
+                outputs = tuple([x.reshape(0, *(1,) * abs(way.axis)) for x in outputs])
+            if way.is_joined_along_value(outputs[0].shape):
+                expected = "to be one array: sequences cannot be joined along the axis of a value"
+                raise fail(name, "guesses", expected, describe(guesses))
 
-        if lengths == () and isinstance(layout, int) and not any(map(is_ragged, ragged)):
-            # An empty list does not say how many axes its sequences have.
-            outputs = tuple([x.reshape(0, *(1,) * abs(layout)) for x in outputs])
-        arrays = tuple([real_array(name, "guesses", x) for x in outputs])
-        first = arrays[0]
-        ops = get_ops(first)
-        for x in arrays[1:]:
-            if not ops.owns(x) or x.dtype != first.dtype:
-                raise fail(name, "guesses", f"all like the first, {describe(first)}", describe(x))
-        if first.dtype.kind in "iub":
-            arrays = tuple([x.astype(np.float64) for x in arrays])
-
+        arrays = _alike_arrays(name, outputs)
+        ops = get_ops(arrays[0])
         shapes = tuple([x.shape for x in arrays])
         called = tuple(inputs) if is_tuple else ("guesses",)
-        batch = cls(name, ops, arrays, shapes, lengths, is_tuple, layout, ragged=ragged, inputs=called)
-        if lengths is not None and batch._is_along_sequences():
-            expected = "to be one array: sequences cannot be joined along the axis of a value"
-            raise fail(name, "guesses", expected, describe(guesses))
-        batch._find_values(keepdims)
-        return batch
-
-    def _is_along_sequences(self) -> bool:
-        """Whether the axis along which sequences are joined is one that makes a value."""
-        shape = self.shapes[0]
-        return self.layout == "time" or (not self._axis_is_last(shape) and self._axis(shape) == 0)
-
-    def _find_values(self, keepdims: bool) -> None:
-        """Set the shape of the values, and the arrays as the formula gets them."""
-        if self.layout == "elements":
-            self.shape = self.values_shape = self.shapes[0]
-            return
-        self.arrays = self._flat()
-        if self.layout == "broadcast":
-            self.shape = self.values_shape = self.arrays[0].shape
-            return
-        self.shape = shape = self.shapes[0]
-        if self.layout == "time":
-            self.values_shape = shape[1:-1]
-            return
-        axis = self._axis(shape) % len(shape)
-        self.values_shape = shape[:axis] + (1,) * keepdims + shape[axis + 1 :]
-
-    def _flat(self) -> tuple[Array, ...]:
-        """The caller's arrays as the formula gets them."""
-        xp = self.ops.xp
-        if self.layout == "broadcast":
-            try:
-                return tuple(xp.broadcast_arrays(*self.arrays))
-            except ValueError:
-                shapes = " and ".join(map(str, self.shapes))
-                raise fail(self.name, "guesses", "of shapes that broadcast", f"shapes {shapes}") from None
-        axes = [self._checked_axis(what, shape) for what, shape in zip(self.inputs, self.shapes, strict=True)]
-        if self.layout == "time":
-            return tuple([x[:, None] if x.ndim == 2 else x for x in self.arrays])
-        return tuple(map(self._rows, self.arrays, axes))
-
-    def _checked_axis(self, what: str, shape: tuple[int, ...]) -> int:
-        """The axis that makes one value, if it is there and not empty."""
-        axis = self._axis(shape)
-        is_there = -len(shape) <= axis < len(shape) and shape[axis] >= 1
-        if is_there and (self.layout != "time" or len(shape) in (2, 3)):
-            return axis
-        expected = {
-            "time": "(T, N, C) or (T, C) with C >= 1",
-            "classes": "(N, C), (C,) or (N, C, ...) with C >= 1",
-            "vectors": "(..., D) with D >= 1",
-        }.get(str(self.layout), f"(...) with 1 or more along axis {self.layout}")
-        raise fail(self.name, what, f"of shape {expected}", f"shape {shape}")
-
-    def _rows(self, x: Array, axis: int) -> Array:
-        if x.ndim == 2 and axis in (-1, 1):
-            return x
-        moved = x if axis in (-1, x.ndim - 1) else self.ops.xp.moveaxis(x, axis, -1)
-        return moved.reshape(-1, x.shape[axis])
-
-    def _axis(self, shape: tuple[int, ...]) -> int:
-        """The axis that makes one value, in layouts where it is one."""
-        if self.layout == "classes":
-            return 1 if len(shape) > 1 else 0
-        return self.layout if isinstance(self.layout, int) else -1
+        flat = way.flatten(name, called, ops, arrays)
+        shape = way.shape(flat, shapes)
+        values_shape = way.values_shape(shape, keepdims)
+        return cls(name, ops, flat, shapes, lengths, is_tuple, way, shape, values_shape, None, ragged)
 
     def __len__(self) -> int:
         """What `reduction="batch_mean"` divides by: items of the first axis, or sequences."""
@@ -159,8 +88,9 @@ class Batch:
     def place(self, item: int) -> str:
         """An item of the flat first axis in the caller's words."""
         if self.lengths is None:
-            inside = self.layout not in ("elements", "broadcast") and len(self.values_shape) > 1
-            return f"row {tuple(map(int, np.unravel_index(item, self.values_shape)))}" if inside else f"row {item}"
+            if self.layout.axes_of_value and len(self.values_shape) > 1:
+                return f"row {tuple(map(int, np.unravel_index(item, self.values_shape)))}"
+            return f"row {item}"
         ends = np.cumsum(self.lengths)
         sequence = int(np.searchsorted(ends, item, side="right"))
         return f"row {item - int(ends[sequence]) + self.lengths[sequence]} of sequence {sequence}"
@@ -172,29 +102,10 @@ class Batch:
         restored = map(self._restored, arrays, self.shapes)
         return tuple([self.split(x, output) for output, x in enumerate(restored)])
 
-    def _axis_is_last(self, shape: tuple[int, ...]) -> bool:
-        """Whether rows lie in memory as the caller gave them."""
-        if self.layout in ("elements", "broadcast", "time"):
-            return True
-        return len(shape) > 1 and self._axis(shape) % len(shape) == len(shape) - 1
-
     def _restored(self, x: Array, shape: tuple[int, ...]) -> Array:
-        if tuple(x.shape) == shape and self._axis_is_last(shape):
-            return self._as_stored(x)
-        if self.layout == "broadcast":
-            return self._summed(x, shape)
-        if self.layout == "time":
-            return x[:, 0]
-        axis = self._axis(shape) % len(shape)
-        moved = shape[:axis] + shape[axis + 1 :] + (shape[axis],)
-        return self.ops.xp.moveaxis(x.reshape(moved), -1, axis)
-
-    def _summed(self, x: Array, shape: tuple[int, ...]) -> Array:
-        """The gradient of an output that was broadcast: what was repeated gets the sum of its gradients."""
-        x = x.sum(axis=tuple(range(x.ndim - len(shape))))
-        axes = tuple([i for i, n in enumerate(shape) if n != x.shape[i]])
-        # Of one number NumPy makes a scalar.
-        return self._as_stored(self.ops.asarray(x.sum(axis=axes, keepdims=True)))
+        if tuple(x.shape) != shape or not self.layout.keeps_memory(shape):
+            x = self.layout.restore(self.ops, x, shape)
+        return self._as_stored(x)
 
     def _as_stored(self, x: Array) -> Array:
         """A gradient in the guesses' dtype."""
@@ -207,7 +118,7 @@ class Batch:
     def gradient_arrays(self, out: Any, read: tuple[Any, ...]) -> list[Array]:
         """Where gradients go: into `out` unless it overlaps something that is still to be read, else new arrays."""
         # The gradients of what was repeated are added up first.
-        if self.layout == "broadcast" and len(set(self.shapes)) > 1:
+        if self.layout.repeats(self.shapes):
             if out is not None:
                 self._out_arrays(out)
             return [self.ops.empty(x.shape, compute_dtype(x.dtype)) for x in self.arrays]
@@ -237,7 +148,7 @@ class Batch:
 
     def _may_write_to(self, target: Array, x: Array, shape: tuple[int, ...], inputs: list[Array]) -> bool:
         """Whether the gradient of an output can be written where the caller wants it, while inputs are read."""
-        if target.shape != x.shape or not self._axis_is_last(shape):
+        if target.shape != x.shape or not self.layout.keeps_memory(shape):
             return False
         # `out=guesses` is possible, since each block is read before it is written.
         count = sum(y is target for y in inputs)
@@ -345,6 +256,20 @@ class Batch:
             if len(part) != length:
                 expected = f"of length {length} (that of its guesses)"
                 raise fail(self.name, f"{what} of sequence {i}", expected, f"length {len(part)}")
+
+
+def _alike_arrays(name: str, outputs: Sequence[Any]) -> tuple[Array, ...]:
+    """Arrays of real numbers of one backend and dtype; integers as float64."""
+    arrays = tuple([real_array(name, "guesses", x) for x in outputs])
+    first = arrays[0]
+    if len(arrays) > 1:
+        ops = get_ops(first)
+        for x in arrays[1:]:
+            if not ops.owns(x) or x.dtype != first.dtype:
+                raise fail(name, "guesses", f"all like the first, {describe(first)}", describe(x))
+    if first.dtype.kind in "iub":
+        return tuple([x.astype(np.float64) for x in arrays])
+    return arrays
 
 
 def is_real(dtype: Any) -> bool:

@@ -17,7 +17,8 @@ from ..ops import Array, Ops
 from ..ops.base import compute_dtype, limits, without_float_warnings
 from ..synonyms import closest
 from .evaluation import Needs, Truths
-from .guesses import Batch, Layout
+from .guesses import Batch
+from .layouts import Broadcast, LayoutName
 from .reduced import ReducedLoss
 from .weights import Weights
 
@@ -61,7 +62,7 @@ class ElementwiseLoss(ReducedLoss):
         if not self.truth_inputs:
             return Truths(None)
         targets = batch.real("truths", truths)
-        if batch.layout == "broadcast" and tuple(targets.shape) != batch.shape:
+        if isinstance(batch.layout, Broadcast) and tuple(targets.shape) != batch.shape:
             with contextlib.suppress(ValueError):  # the check below says it
                 targets = batch.ops.xp.broadcast_to(targets, batch.shape)
         check_shape(batch.name, "truths", targets, batch.shape, "guesses")
@@ -150,7 +151,7 @@ class RowLoss(ReducedLoss):
     `Ops.run` for how it sees its arguments. Slopes are those of the value of their row.
     """
 
-    layout: ClassVar[Layout] = "classes"
+    layout: ClassVar[LayoutName] = "classes"
 
     formula: ClassVar[Callable[..., tuple[Any, ...]]]
 
@@ -220,8 +221,8 @@ class CoupledLoss(ReducedLoss):
         arrays = [x.astype(dtype, copy=False) for x in batch.arrays]
         kept = batch.kept
         if kept is not None:
-            at = (1, -1, 1) if batch.layout == "time" else (-1, *(1 for _ in arrays[0].shape[1:]))
-            arrays = [ops.xp.where(kept.reshape(at), x, dtype.type(0)) for x in arrays]
+            along_items = batch.layout.along_items(kept, arrays[0].ndim)
+            arrays = [ops.xp.where(along_items, x, dtype.type(0)) for x in arrays]
         if items is not None:
             items = ops.xp.broadcast_to(items, batch.values_shape)
         values, backprop = self.forward(batch, tuple(arrays), truths.targets, kept)

@@ -21,7 +21,8 @@ from ..ops.base import compute_dtype, limits, without_float_warnings
 from ..states.averages import LossState
 from ..synonyms import CALL_ARGUMENTS
 from .evaluation import Call, Evaluation, Needs, Truths
-from .guesses import Batch, Layout
+from .guesses import Batch
+from .layouts import LayoutName
 from .loss import Loss
 from .weights import NormalizeBy, Reduction, Weights, combine_weights, item_array, times_power_of_two
 
@@ -50,7 +51,7 @@ UNDIVIDED = Needs(total=True, grad=True, undivided=True)
 """What is added up over batches."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Inputs:
     """The arguments of a call as arrays."""
 
@@ -91,7 +92,8 @@ class ReducedLoss(Loss):
     """Whether a mask of any shape with one number for each value is taken."""
     weight_input: ClassVar[bool] = False
     """Whether the functional form takes a weight for each element after the truths."""
-    layout: ClassVar[Layout] = "elements"
+    layout: ClassVar[LayoutName] = "elements"
+    """Which axes of guesses make one value: see `lossreg.pipeline.layouts`."""
 
     def __call__(
         self,
