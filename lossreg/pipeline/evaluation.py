@@ -30,11 +30,11 @@ class Call:
 
     def has_external_arrays(self) -> bool:
         """Whether an argument is an array of another library than NumPy and CuPy, or holds one."""
-        for x in (self.guesses, self.truths, self.mask, self.sample_weight, self.out):
-            # The types that nearly all arguments have are known.
-            if type(x) not in OURS and is_foreign(x):
-                return True
-        return False
+        arguments = self.guesses, self.truths, self.mask, self.sample_weight, self.out
+        # The types that nearly all arguments have are known. One call of C looks at all of them.
+        if OURS.issuperset(map(type, arguments)):
+            return False
+        return any(type(x) not in OURS and is_foreign(x) for x in arguments)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import functools
 import math
 import sys
 from abc import abstractmethod
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -51,8 +51,7 @@ UNDIVIDED = Needs(total=True, grad=True, undivided=True)
 """What is added up over batches."""
 
 
-@dataclass(eq=False, slots=True)
-class Inputs:
+class Inputs(NamedTuple):
     """The arguments of a call as arrays."""
 
     batch: Batch
@@ -272,8 +271,8 @@ class ReducedLoss(Loss):
             return self._evaluate_external(call, needs)
 
         # 1. Arguments as flat arrays of one backend.
-        inputs = self.read(call)
-        batch, ops = inputs.batch, inputs.batch.ops
+        batch, truths, mask, sample_weight, check = self.read(call)
+        ops = batch.ops
         if batch.lengths == ():
             return self._evaluate_no_sequences(batch, needs)
 
@@ -282,17 +281,17 @@ class ReducedLoss(Loss):
             batch,
             self.effective_reduction,
             self.normalize_by,
-            truths=inputs.truths,
-            mask=inputs.mask,
-            sample_weight=inputs.sample_weight,
+            truths=truths,
+            mask=mask,
+            sample_weight=sample_weight,
         )
         self._scale_gradients(batch, weights, needs, call.output_grad)
-        if inputs.check:
+        if check:
             self.check_guesses(batch, weights.items)
 
         # 3. The formula: values or their total; gradients are written to their arrays.
         grads = batch.gradient_arrays(call.out, call.inputs) if needs.grad else None
-        values, total = self._computed(batch, inputs.truths, weights, needs, grads)
+        values, total = self._computed(batch, truths, weights, needs, grads)
 
         # 4. What the caller gets.
         result = state = None
