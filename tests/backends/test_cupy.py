@@ -12,7 +12,7 @@ from lossreg.losses import linear
 from support import cuda_on_cpu, standin_cupy
 from support.devices import to_device, to_host
 from support.nested import assert_same, count, each, item_mask, leaves
-from support.table import ROWS, TRUE_ROWS, Row
+from support.table import ROWS, TRUE_ROWS, Row, make
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
@@ -161,3 +161,35 @@ def test_choosing_the_gpu(cupy: Any) -> None:
     assert isinstance(lossreg.get_ops(np.zeros(1)), lossreg.NumpyOps)
     assert lossreg.require_cpu()
     assert lossreg.get_ops() is lossreg.get_ops(np.zeros(1))
+
+
+# What the host holds
+
+inf, nan = np.inf, np.nan
+
+
+def test_numbers_on_the_host_go_to_a_device(rng: Any) -> None:
+    x, t = rng.normal(size=(3, 4)), rng.random((3, 4))
+    cases = [
+        ("MultiLabelSoftMargin.v1", x, t), ("BinaryCrossEntropyWithLogits.v1", x, t),
+        ("CosineEmbedding.v1", (x, t), np.array([1.0, -1.0, 1.0])), ("CosineEmbedding.v1", (x, t), [1, -1, 1]),
+    ]  # fmt: skip
+    expected = [make(name)(guesses, truths)[1] for name, guesses, truths in cases]
+    with standin_cupy.installed() as cupy:
+        for (name, guesses, truths), value in zip(cases, expected, strict=True):
+            for validate in ("auto", "shape"):
+                found = make(name, validate=validate).get_loss(each(cupy.asarray, guesses), truths)
+                with standin_cupy.allow_reading():
+                    assert_same(found.get(), value, rtol=1e-13)
+            with standin_cupy.allow_reading(), pytest.raises(ValueError, match="expected truth"):
+                make(name, validate="full")(each(cupy.asarray, guesses), np.asarray(truths) * 7)
+
+
+def test_a_device_is_not_waited_for_to_check_ranges(rng: Any) -> None:
+    """ "auto" takes what "full" refuses, since looking at data makes the host wait."""
+    p = rng.random((3, 4)) * 2
+    with standin_cupy.installed() as cupy:
+        for name in ("CategoricalCrossentropy.v3", "CategoricalCrossentropy.v4"):
+            make(name)(cupy.asarray(p), cupy.asarray(np.array([0, 1, 2])))
+        for name in ("L2Distance.v1", "CosineDistance.v1"):
+            make(name)(cupy.asarray(p * nan), cupy.asarray(p))

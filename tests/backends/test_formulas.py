@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 
 import lossreg
-from lossreg import ElementwiseLoss, RowLoss
+from lossreg import (
+    ElementwiseLoss,
+    RowLoss,
+)
 from lossreg.ops import get_ops
 from lossreg.pipeline.reduced import Truths
+from support.nested import assert_same
 
 try:
     BACKENDS = [get_ops("numpy"), get_ops("numba")]
@@ -391,3 +395,23 @@ def test_a_matrix_is_an_array(ops: Any) -> None:
         matrix = np.matrix(np.full((2, 3), 2.0))
     formula = lambda xp, x, w: (xp.row_sum(x * w), x * w)  # noqa: E731
     np.testing.assert_array_equal(run(ops, formula, np.ones((2, 3)), matrix, rows=True)[0], 6.0)
+
+
+# Numbers in the place of arrays
+
+
+def test_a_formula_may_return_numbers(rng: Any) -> None:
+    class Linear(ElementwiseLoss):
+        """Its slope is a number."""
+
+        @staticmethod
+        def formula(xp: Any, guess: Any, truth: Any) -> Any:
+            return guess - truth, 1.0
+
+    x = rng.normal(size=(4, 3))
+    for mask in (None, np.ones((4, 1)), np.zeros((4, 1), bool)):
+        grad, value = Linear(reduction="sum")(x, x * 0, mask=mask)
+        kept = 1.0 if mask is None or mask.all() else 0.0
+        assert_same(grad, np.full((4, 3), kept))
+        assert value == pytest.approx(x.sum() * kept)
+    assert Linear(reduction="none").get_loss(x, x).shape == (4, 3)

@@ -465,3 +465,17 @@ def test_examples_of_docstrings_run(thing: Any) -> None:
     (test,) = [test for test in doctest.DocTestFinder(recurse=False).find(thing) if test.examples]
     report: list[str] = []
     assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=report.append).failed == 0, "".join(report)
+
+
+# Single functions
+
+
+def test_help_of_a_calculator_without_a_short_name() -> None:
+    row = lossreg.help("InfoNCE.v1")
+    assert (row["alias"], row["name"], row["inputs"]) == ("", "InfoNCE.v1", ("queries", "keys"))
+
+
+@pytest.mark.parametrize("wrong", [[[1, 2], [3]], ["a"], [1j], [None, 1.0]])
+def test_functions_say_what_is_no_number(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="expected numbers or even lists of them, got a list of"):
+        functional.mse(wrong, [1.0, 2.0])

@@ -9,6 +9,12 @@ import numpy as np
 import pytest
 
 import lossreg
+from lossreg import (
+    CrossEntropy,
+    Huber,
+    InfoNCE,
+    MeanSquaredError,
+)
 from support.nested import assert_same, each, leaves
 from support.table import TRUE_ROWS, Row
 
@@ -102,3 +108,47 @@ def test_a_weight_of_the_guesses_shape_takes_the_gradient(backend: Any, rng: Any
         assert_same(calculator(x, t, sample_weight=own, mask=mask, out=own), expected, rtol=1e-13)
         own = weight.copy()
         assert_same(calculator(x, t, sample_weight=own, mask=mask, out=mask), expected, rtol=1e-13)
+
+
+SIZE = 60_001
+"""More than one block of NumPy's backend."""
+
+
+@pytest.mark.parametrize("loss", [MeanSquaredError(), Huber(delta=0.3)])
+def test_out_may_overlap_what_is_read(loss: Any, rng: Any) -> None:
+    memory, truths = rng.normal(size=SIZE), rng.normal(size=SIZE - 1)
+    expected = loss(memory[:-1].copy(), truths)
+    for view in (slice(1, None), slice(None, 0, -1)):
+        own = memory.copy()
+        assert_same(loss(own[:-1], truths, out=own[view]), expected, rtol=1e-13)
+    square = rng.normal(size=(250, 250))
+    expected = loss(square.copy(), square + 1)
+    assert_same(loss(square, square + 1, out=square.T), expected, rtol=1e-13)
+    for shared in ("truths", "weights", "guesses and truths"):
+        guesses, truths, weights = rng.normal(size=(3, SIZE))
+        expected = loss(guesses, guesses * 1 if "and" in shared else truths, sample_weight=abs(weights))
+        if "and" in shared:
+            assert_same(loss(guesses, guesses, sample_weight=abs(weights), out=guesses), expected, rtol=1e-13)
+        elif shared == "truths":
+            assert_same(loss(guesses, truths, sample_weight=abs(weights), out=truths), expected, rtol=1e-13)
+        else:
+            weights = abs(weights)
+            assert_same(loss(guesses, truths, sample_weight=weights, out=weights), expected, rtol=1e-13)
+
+
+def test_out_may_be_the_truths_of_a_row_loss(rng: Any) -> None:
+    logits, truths = rng.normal(size=(3000, 20)), rng.dirichlet(np.ones(20), 3000)
+    expected = CrossEntropy()(logits, truths)
+    assert_same(CrossEntropy()(logits, truths, out=truths), expected, rtol=1e-13)
+    logits, memory = rng.normal(size=(3001, 20)), rng.normal(size=(3002, 20))
+    memory[:-1] = logits
+    ids = rng.integers(0, 20, 3001)
+    expected = CrossEntropy()(logits, ids)
+    assert_same(CrossEntropy()(memory[:-1], ids, out=memory[1:]), expected, rtol=1e-13)
+
+
+def test_outs_of_two_outputs_may_be_swapped(rng: Any) -> None:
+    queries, keys = rng.normal(size=(2, 5, 3))
+    expected = InfoNCE()((queries, keys))
+    q, k = queries.copy(), keys.copy()
+    assert_same(InfoNCE()((q, k), out=(k, q)), expected, rtol=1e-13)

@@ -13,19 +13,24 @@ import pytest
 import lossreg
 from lossreg import (
     CTC,
+    BinaryCrossEntropyWithLogits,
     ConfigError,
     CosineEmbedding,
     CrossEntropy,
     Huber,
     InfoNCE,
     LinearCrossEntropy,
+    MeanSquaredError,
     Ragged,
     Sequence,
+    SequenceCategoricalCrossentropy,
+    SequenceCategoricalCrossentropy_v4,
     registry,
 )
 from lossreg.arrays.ragged import is_ragged
 from support import standin_cupy
 from support.devices import to_device, to_host
+from support.foreign import ragged_types
 from support.nested import assert_same, frozen
 from support.table import ROWS, TRUE_ROWS, Row
 
@@ -36,14 +41,6 @@ REDUCTIONS = ("mean", "sum", "none", "batch_mean", "weighted_mean", "sequence_me
 LENGTHS = (3, 0, 1, 4)
 LONGEST = 5
 """One more than any sequence has."""
-
-
-def ragged_types() -> list[type]:
-    try:
-        from thinc.types import Ragged as ThincRagged
-    except ImportError:  # the laws run on lossreg's own
-        return [Ragged]
-    return [Ragged, ThincRagged]
 
 
 def split(flat: Any) -> Any:
@@ -416,7 +413,6 @@ def test_no_sequences_and_empty_sequences(row: Row, reduction: Any, backend: Any
 
 # 5. What a Ragged may be, and what may lie beside it
 
-
 L2 = [2, 1]
 RAGGED = Ragged(np.zeros((3, 4)), L2)
 
@@ -553,97 +549,6 @@ def test_flat_rows_of_whole_numbers_are_rows(make: Any, rng: Any) -> None:
     grad, value = make()(Ragged(p, [2, 1]), np.eye(4, dtype=int)[ids])
     assert value == pytest.approx(expected[1], rel=1e-12)
     assert_same(grad.data, np.concatenate(expected[0]), rtol=1e-6)
-
-
-# 6. CTC
-
-
-def log_probs(rng: Any, *shape: int) -> np.ndarray:
-    x = rng.normal(size=shape)
-    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
-
-
-FRAMES = (5, 3, 0, 4)
-TARGETS: list[list[int]] = [[1, 2], [3], [], [1, 1]]
-
-
-@pytest.mark.parametrize("options", [{}, dict(wrt="logits"), dict(zero_infinity=True, reduction="none"), dict(reduction="sum"),
-                                     dict(reduction="batch_mean"), dict(reduction="sequence_mean")], ids=str)  # fmt: skip
-@pytest.mark.parametrize("beside", ["", "mask"])
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_ctc_of_lists(options: Any, beside: str, dtype: Any, backend: Any, rng: Any) -> None:
-    padded = log_probs(rng, 5, 4, 4).astype(dtype)
-    lists = [padded[:n, i] for i, n in enumerate(FRAMES)]
-    loss, lengths = CTC(**options), list(map(len, TARGETS))
-    weights = {"mask": np.array([1, 0, 1, 1]), "sample_weight": np.array([1.0, 2.0, 3.0, 0.5])} if beside else {}
-    targets = frozen([np.array([1, 2]), np.array([3]), np.array([], int), np.array([1, 1])])
-    behind = np.array([1, 2, 3, 1, 1])
-    expected_grad, expected = loss(padded, (TARGETS, FRAMES, lengths), **weights)
-    expected_grad = np.concatenate([expected_grad[:n, i] for i, n in enumerate(FRAMES)])
-    forms = [TARGETS, targets, Ragged(behind, lengths), (TARGETS, None, None), (TARGETS, FRAMES, lengths),
-             (behind, None, lengths), (targets, None, lengths)]  # fmt: skip
-    for truths in forms:
-        grad, value = loss(frozen(lists), truths, **weights)
-        assert_same(value, expected)
-        assert [(x.shape, x.dtype) for x in grad] == [((n, 4), dtype) for n in FRAMES]
-        assert_same(np.concatenate(grad), expected_grad)
-        for kind in ragged_types():
-            grad, value = loss(kind(np.concatenate(lists), np.array(FRAMES)), truths, **weights)
-            assert type(grad) is kind
-            assert_same((grad.dataXd, value), (expected_grad, expected))
-    some_frames = (TARGETS, [4, 3, 0, 3], None)
-    grad, value = loss(lists, some_frames, **weights)
-    assert_same(value, loss.get_loss(padded, (TARGETS, [4, 3, 0, 3], lengths), **weights))
-    assert not grad[0][4].any()
-
-
-def test_ctc_without_lengths_takes_all(rng: Any) -> None:
-    x = log_probs(rng, 4, 2, 3)
-    rows = [[1, 2, 1], [2, 1, 2]]
-    expected = CTC()(x, (rows, [4, 4], [3, 3]))
-    for truths in ((rows, None, None), (np.array(rows), None, None)):
-        assert_same(CTC()(x, truths), expected)
-    assert_same(CTC()(x[:, 0], ([1, 2], None, None))[1], CTC()([x[:, 0]], [[1, 2]])[1])
-    assert_same(CTC()(x[:, 0], ([], None, None)), CTC()(x[:, 0], ([], 4, 0)))
-
-
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_ctc_of_nothing(reduction: Any, backend: Any) -> None:
-    loss = CTC(blank=2, reduction=reduction)
-    for guesses, truths in (([], []), ([], ([], None, None)), (Ragged(np.zeros((0, 4)), []), []), ([], ([], [], []))):
-        grad, value = loss(guesses, truths)
-        assert type(grad) is type(guesses)
-        assert len(grad) == 0
-        assert np.size(value) == 0 if reduction == "none" else value == 0.0
-    assert loss(Ragged(np.zeros((0, 4)), []), [])[0].data.shape == (0, 4)
-    (grad,), value = loss([np.zeros((0, 4))], [[]])
-    assert grad.shape == (0, 4)
-    assert value == 0.0
-
-
-CTC_BAD: list[tuple[Any, Any, str]] = [
-    (["x"], TARGETS, "expected targets to be 1 rows of ids, or target_lengths beside them, got a list of 4."),
-    (["x"], (np.array([1]), None, None), "expected targets to be 1 rows of ids, or target_lengths beside them"),
-    (["x"], None, "expected targets to be 1 rows of ids, or target_lengths beside them, got None."),
-    (["x"], ([[1]], [3], None), "expected input_lengths in [0, 2], got 3 in row 0."),
-    (["x"], [[4]], "expected target ids in [0, 4) and not the blank, 0, got 4 in row 0."),
-    (["x"], [[1.5]], "expected targets of integer ids"),
-    (["x"], Ragged(np.array([1, 2]), [1, 1]), "expected target_lengths of 1 whole numbers, got a tuple of 2."),
-    (["x"], Ragged(np.array([1, 2]), [1]), "expected lengths of targets to sum to 2 (the items of data), got 1."),
-    (["x"], ([[1]], [2]), "got a tuple of 2."),
-    ([np.zeros(3)], [[1]], "expected guesses of a sequence of shape (Ti, C), got shape (3,)."),
-    ([np.zeros((3, 1, 4))], [[1]], "expected guesses of a sequence of shape (Ti, C), got shape (3, 1, 4)."),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("guesses, truths, message", CTC_BAD, ids=range(len(CTC_BAD)))
-def test_ctc_says_what_does_not_fit_lists(guesses: Any, truths: Any, message: str) -> None:
-    guesses = [np.zeros((2, 4)) if isinstance(x, str) else x for x in guesses]
-    with pytest.raises(ValueError) as caught:
-        CTC()(guesses, truths)
-    assert message in str(caught.value)
-    with pytest.raises(ValueError, match="expected out to be arranged as guesses are, and no sequences"):
-        CTC()([np.zeros((2, 4))], [[1]], out=[np.zeros((2, 4))])
 
 
 # 7. Sequence
@@ -831,14 +736,6 @@ def host_flat(found: Any) -> Any:
     return np.concatenate(to_host(found)) if isinstance(found, list) else to_host(found)
 
 
-def test_ctc_of_lists_stays_on_the_device(cupy: Any, rng: Any) -> None:
-    lists = [log_probs(rng, n, 4) for n in FRAMES]
-    expected = CTC()(lists, TARGETS)
-    assert_same(to_host(CTC()(to_device(cupy, lists), TARGETS)), expected, rtol=1e-13, atol=1e-16)
-    grad, _ = CTC()(Ragged(to_device(cupy, np.concatenate(lists)), FRAMES), TARGETS)
-    assert_same(to_host(grad.data), np.concatenate(expected[0]), rtol=1e-13, atol=1e-16)
-
-
 def test_lengths_on_a_device_are_read(rng: Any) -> None:
     x = rng.normal(size=(3, 4))
     with standin_cupy.installed() as cupy:
@@ -849,3 +746,21 @@ def test_lengths_on_a_device_are_read(rng: Any) -> None:
             grad, _ = CrossEntropy()(ragged, ids)
         assert grad.lengths is ragged.lengths
         assert_same(to_host(grad.data), CrossEntropy().get_grad(x, [0, 1, 2]), rtol=1e-13)
+
+
+# No sequences
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        MeanSquaredError(), BinaryCrossEntropyWithLogits(class_weight=[1.0, 2.0]), CrossEntropy(class_weight=[1.0, 2.0]),
+        SequenceCategoricalCrossentropy(label_smoothing=0.1), SequenceCategoricalCrossentropy_v4(class_weight=[1.0, 2.0]),
+    ],
+)  # fmt: skip
+def test_no_sequences_give_no_gradients_and_zero(loss: Any) -> None:
+    assert loss([], []) == ([], 0.0)
+    assert loss.get_grad([], []) == []
+    assert loss.get_loss([], []) == 0.0
+    with pytest.raises(ValueError, match="to be a list of 0"):
+        loss([], [[0]])

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import lossreg
-from lossreg import loss, registry
+from lossreg import (
+    CrossEntropy,
+    InfoNCE,
+    loss,
+    registry,
+)
 from support.devices import to_device, to_host
-from support.nested import assert_same, each
+from support.nested import assert_same
 
 POWERS = [-300, -60, -45, -30, 30, 45, 300]
 REDUCTIONS = ["mean", "sum", "none", "batch_mean", "weighted_mean", "sequence_mean"]
@@ -340,98 +344,6 @@ def test_what_is_left_out_weighs_one_where_all_values_are_counted() -> None:
         assert_same(calculator.get_loss(guesses, ids, mask=[1, 0]), 4.0 * 1.5 / (4.0 + 1.0))
 
 
-# Single calculators
-
-
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("shape", [(5, 3, C), (5, C)])
-def test_ctc_takes_weights_that_broadcast(shape: Any, reduction: Any, backend: Any, rng: Any) -> None:
-    x = np.log(rng.dirichlet(np.ones(C), shape[:-1]))
-    targets: Any = (np.array([[1, 2]] * 3), None, None) if len(shape) == 3 else (np.array([1, 2]), None, None)
-    calculator = loss("ctc", reduction=reduction)
-    full = np.full(shape[1:-1], 0.5)
-    expected = calculator(x, targets, sample_weight=full, mask=full)
-    assert_same(calculator(x, targets, sample_weight=0.5, mask=0.5), expected)
-    if len(shape) == 3:
-        assert_same(calculator(x, targets, sample_weight=np.array([0.5]), mask=np.array([0.5])), expected)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
-def test_slopes_in_probabilities_are_finite_under_any_weight(dtype: str, backend: Any) -> None:
-    if dtype == "bfloat16":
-        dtype = pytest.importorskip("ml_dtypes").bfloat16
-    p = np.array([[0.0, 1.0], [0.5, 0.5]]).astype(dtype)
-    for truths in ([0, 0], np.array([[1.0, 0.0], [1.0, 0.0]])):
-        for options, beside in (
-            (dict(class_weight=[100.0, 1.0]), {}), (dict(class_weight=[1e60, 1.0]), {}),
-            ({}, dict(sample_weight=7.0)), ({}, dict(sample_weight=[1e60, 1.0])), ({}, {}),
-        ):  # fmt: skip
-            calculator = lossreg.CategoricalCrossentropy_v4(wrt="probs", reduction="sum", **options)
-            grad = calculator.get_grad(p, truths, **beside).astype(float)
-            assert np.isfinite(grad).all()
-            assert grad[0, 0] < 0
-            assert grad[0, 0] <= grad[1, 0]
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_counts_and_rates_that_are_both_infinite(dtype: Any, backend: Any) -> None:
-    limits = np.finfo(dtype)
-    x = np.array([1e10, 1e10, limits.max, 100.0, 89.0, -limits.max], dtype)
-    t = np.array([1e30, 0.0, limits.max, limits.max, 1e30, 0.0], dtype)
-    for full in (False, True):
-        grad, values = loss("poissonloss", full=full, reduction="none")(x, t)
-        assert not np.isnan(values).any()
-        assert not np.isnan(grad).any()
-        assert values[0] == np.inf
-        assert grad[0] == np.inf
-    rates = loss("poissonloss", log_input=False, full=True, reduction="none").get_loss(
-        np.array([1e20], dtype), np.array([limits.max], dtype)
-    )
-    assert not np.isnan(rates).any()
-
-
-def test_logarithms_of_equal_infinite_measures(backend: Any) -> None:
-    x = np.array([100.0, 1e30], np.float32)
-    assert loss("kl", log_target=True, reduction="sum").get_loss(x, x) == 0.0
-
-
-def test_distances_that_overflow_have_a_difference(backend: Any) -> None:
-    a = np.array([[3e38, 0.0]], np.float32)
-    p, n = np.array([[-3e38, 0.0]], np.float32), np.array([[-2.9e38, 0.0]], np.float32)
-    for power in (1.0, 2.0, math.inf):
-        for swap in (False, True):
-            calculator = loss("triplet", p=power, swap=swap)
-            wide = each(lambda x: x.astype(float), (a, p, n))
-            grads, value = calculator((a, p, n))
-            expected = calculator(wide)
-            if expected[1] < 3.4e38:
-                assert_same(value, expected[1], rtol=1e-5)
-            assert_same(grads, expected[0], rtol=1e-5, atol=1e-6)
-    assert_same(loss("pairwise", p=0.0, reduction="sum")((a, p))[0], (np.zeros((1, 2)),) * 2)
-
-
-@pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e30, 1e300])
-def test_temperatures_that_are_no_number_of_the_dtype(temperature: float, rng: Any) -> None:
-    queries, keys = rng.normal(size=(2, 4, 3)).astype(np.float32)
-    grads, value = lossreg.InfoNCE(temperature=temperature)((queries, keys))
-    assert not np.isnan(value)
-    assert not any(np.isnan(g).any() for g in grads)
-
-
-def test_a_positive_weight_that_is_no_number_of_the_dtype(backend: Any) -> None:
-    x, t = np.array([[200.0, 0.0]], np.float32), np.array([[1.0, 0.0]], np.float32)
-    grad, value = loss("bcelogits", pos_weight=[1e50, 1e50])(x, t)
-    assert not np.isnan(value)
-    assert not np.isnan(grad).any()
-
-
-@pytest.mark.parametrize("cap", [1e9, 1e30, 3e38])
-def test_a_bound_far_above_the_logits_changes_none_of_them(cap: float, backend: Any, rng: Any) -> None:
-    x, w = rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(C, 3)).astype(np.float32)
-    y = rng.integers(0, C, 5)
-    assert_same(loss("linearce", softcap=cap)((x, w), y), loss("linearce")((x, w), y), rtol=1e-6, atol=1e-8)
-
-
 # Devices
 
 
@@ -454,12 +366,20 @@ def test_weights_on_a_device_are_not_read(reduction: Any, cupy: Any, rng: Any) -
     ))).all()  # fmt: skip
 
 
-def test_a_penalty_of_the_logits_has_no_class_weight(backend: Any, rng: Any) -> None:
-    x, y = rows_of(rng, np.float32)
-    layer = rng.normal(size=(C, C)).astype(np.float32)
-    penalty = loss("linearce", z_loss=1.0, reduction="sum").get_loss((x, layer), y)
-    penalty -= loss("linearce", reduction="sum").get_loss((x, layer), y)
-    found = loss("linearce", [1e-60] * C, z_loss=1.0, reduction="sum").get_loss((x, layer), y)
-    assert_same(found, penalty, rtol=1e-5)
-    large = loss("linearce", [1e60] * C, z_loss=1.0, reduction="mean")((x, layer), y)
-    assert_same(large, loss("linearce")((x, layer), y), rtol=1e-6, atol=1e-9)
+# Masks
+
+
+@pytest.mark.parametrize("truths", [np.array([1, 2, 1]), ["b", "c", "b"], [{"b"}, {"c"}, {"b"}], np.array([1, 2, 99])])
+def test_the_class_of_a_masked_item_does_not_count(truths: Any) -> None:
+    loss = CrossEntropy(
+        class_weight=[5.0, 1.0, 1.0], names=["a", "b", "c"], reduction="weighted_mean", normalize_by="values"
+    )
+    assert loss.get_state(np.zeros((3, 3)), truths, mask=[1, 1, 0]).count == 3.0
+
+
+def test_weight_zero_deletes_nothing_and_a_mask_does(rng: Any) -> None:
+    q, k = rng.normal(size=(2, 3, 4))
+    loss = InfoNCE(reduction="none")
+    nearly = loss.get_loss((q, k), sample_weight=[1, 1, 1e-30])
+    assert_same(loss.get_loss((q, k), sample_weight=[1, 1, 0]), [*nearly[:2], 0.0], rtol=1e-13)
+    assert_same(loss.get_loss((q, k), mask=[1, 1, 0])[:2], loss.get_loss((q[:2], k[:2])), rtol=1e-13)

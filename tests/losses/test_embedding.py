@@ -1,15 +1,17 @@
-"""Single calculators where the laws do not reach: square inputs, sequences, plain lists, large and small vectors."""
+"""Losses of vectors: cosines, distances, triplets and InfoNCE."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
 import lossreg
-from lossreg import Config, ConfigError, functional, loss, register, registry
-from support.nested import assert_same
+from lossreg import loss
+from support.nested import assert_same, each
+from support.table import make
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, -3])
@@ -29,13 +31,6 @@ def test_similarity_along_any_axis_of_a_cube(axis: int, rng: Any) -> None:
         loss("similar", axis=3)((a, b))
 
 
-def test_square_class_axis_in_the_middle(rng: Any) -> None:
-    x, y = rng.normal(size=(3, 3, 3)), rng.integers(0, 3, (3, 3))
-    grad = loss("ce").get_grad(x, y)
-    flat = loss("ce").get_grad(np.moveaxis(x, 1, -1).reshape(9, 3), y.ravel())
-    assert_same(grad, np.moveaxis(flat.reshape(3, 3, 3), -1, 1), rtol=1e-14)
-
-
 def test_sequences_that_cannot_be_joined_are_refused() -> None:
     pair = [np.ones((2, 3)), np.ones((1, 3))]
     with pytest.raises(ValueError, match="sequences cannot be joined along the axis of a value"):
@@ -44,45 +39,6 @@ def test_sequences_that_cannot_be_joined_are_refused() -> None:
     with pytest.raises(ValueError, match=r"of a sequence of shape \(Ti, C\), got shape \(8, 1, 3\)"):
         loss("ctc")([log_probs, log_probs], ([[1]], [8], [1]))
     assert loss("similar", axis=-1)((pair, pair))[1][1].shape == (1,)
-
-
-def test_label_sets_of_sequences(rng: Any) -> None:
-    guesses = [rng.normal(size=(2, 3)), rng.normal(size=(0, 3)), rng.normal(size=(1, 3))]
-    flat = np.concatenate(guesses)
-    for alias in ("multilabel", "multisoft"):
-        calculator = loss(alias)
-        expected = calculator(flat, [{0}, {1, 2}, None])
-        grads, value = calculator(guesses, [[{0}, [1, 2]], [], [None]])
-        assert_same(value, expected[1])
-        assert_same(np.concatenate(grads), expected[0])
-    ids = [np.array([[0, -1, -1], [1, 2, -1]]), np.zeros((0, 3), int), np.array([[-1, -1, -1]])]
-    assert_same(loss("multilabel").get_loss(guesses, ids), loss("multilabel").get_loss(flat, [{0}, {1, 2}, set()]))
-
-
-def test_plain_lists_as_the_pages_of_others_write_them() -> None:
-    """torch's documentation of MultiLabelMarginLoss: 0.25 * ((1-(0.1-0.2)) + (1-(0.1-0.4)) + (1-(0.8-0.2)) + (1-(0.8-0.4)))."""
-    expected = 0.25 * ((1 - (0.1 - 0.2)) + (1 - (0.1 - 0.4)) + (1 - (0.8 - 0.2)) + (1 - (0.8 - 0.4)))
-    x = [[0.1, 0.2, 0.4, 0.8]]
-    for truths in ([[3, 0, -1, 1]], np.array([[3, 0, -1, 1]]), [{0, 3}], [(3, 0)]):
-        assert functional.multilabel(x, truths) == pytest.approx(expected)
-    assert (
-        functional.multilabel(x[0], {0, 3})
-        == functional.multilabel(x[0], np.array([3, 0, -1, 1]))
-        == pytest.approx(expected)
-    )
-    rows = np.array([[1.0, 0.0, 1.0]])
-    for truths in (rows, rows.tolist(), [{0, 2}], [[0, 2]]):
-        assert functional.multisoft([[0.3, -0.2, 1.0]], truths) == functional.multisoft(
-            np.array([[0.3, -0.2, 1.0]]), rows
-        )
-    assert functional.multisoft([0.3, -0.2, 1.0], {0, 2}) == functional.multisoft([[0.3, -0.2, 1.0]], rows)
-    for alias in ("multisoft", "multilabel"):
-        with pytest.raises(
-            ValueError, match=r"that is no row of 0 and 1, got \[1, 0\] in row 0; (rows|for rows) of 0 and 1"
-        ):
-            loss(alias)(np.zeros((1, 2)), [[1, 0]])
-    with pytest.raises(ValueError, match=r"expected guesses of shape \(N, C\) or \(C,\), got shape \(1, 3, 3\)"):
-        loss("multilabel")(np.zeros((1, 3, 3)), np.zeros((1, 3, 3), int))
 
 
 @pytest.mark.parametrize(
@@ -106,139 +62,148 @@ def test_cosines_of_long_and_short_vectors(dtype: Any, sizes: Any, rng: Any) -> 
             assert loss("cosineloss").get_loss((x, y), [1]) >= 1 - abs(expected)
 
 
-def test_nan_beside_a_truth_of_zero_stays_visible() -> None:
-    guesses = np.array([np.nan, -1.0])
-    assert np.isnan(loss("kl").get_loss(guesses, np.array([0.0, 0.5])))
-    assert np.isnan(loss("kl", log_target=True).get_loss(guesses, np.array([-np.inf, -1.0])))
-    assert np.isfinite(loss("kl").get_loss(np.array([-np.inf, -1.0]), np.array([0.0, 0.5])))
+inf, nan = np.inf, np.nan
+A = np.array
 
 
-def test_slopes_of_what_is_repeated_are_added_in_float32() -> None:
-    n = 1_000_000
-    grads = loss("margin", 1.0).get_grad((np.zeros((1, 1), np.float16), np.full((n, 1), -0.5, np.float16)), [[-1.0]])
-    assert grads[0].dtype == np.float16
-    assert grads[0].item() == pytest.approx(1.0, abs=1e-3)
-    out = (np.empty((1, 1)), np.empty((3, 1)))
-    got = loss("margin", 1.0).get_grad((np.zeros((1, 1)), np.zeros((3, 1))), [[-1.0]], out=out)
-    assert got is out
-    assert_same(out, (np.array([[1.0]]), np.full((3, 1), -1 / 3)))
+def test_a_vector_of_zeros_gets_no_gradient() -> None:
+    (queries, keys), value = make("InfoNCE.v1")((np.zeros((2, 3)), np.zeros((2, 3))))
+    assert value == pytest.approx(np.log(2))
+    assert np.isfinite(queries).all()
+    assert np.isfinite(keys).all()
+    assert not queries.any()
+    assert not keys.any()
 
 
-def test_a_class_of_weight_zero_may_be_impossible() -> None:
-    assert loss("nll", [0.0, 1.0]).get_loss(np.array([[-np.inf, 0.0], [-1.0, -0.5]]), [0, 1]) == 0.5
+def test_a_vector_of_zeros_beside_others() -> None:
+    """Its cosine is 0 with all, which counts for the others; its own gradient is 0."""
+    zero, other = A([[0.0, 0.0], [1.0, 0.0]]), A([[0.0, 2.0], [3.0, 0.0]])
+    share = 1 / (1 + np.exp(2))
+    (queries, keys), value = make("InfoNCE.v1", temperature=0.5)((zero, other))
+    assert value == pytest.approx((np.log(2) + np.log1p(np.exp(-2))) / 2)
+    assert_same(queries, A([[0.0, 0.0], [0.0, share]]), rtol=1e-14)
+    assert_same(keys, A([[share / 2, 0.0], [0.0, 0.0]]), rtol=1e-14)
+    (queries, keys), value = make("InfoNCE.v1", temperature=0.5)((other, zero))
+    assert value == pytest.approx((np.log(2) + np.log1p(np.exp(-2))) / 2)
+    assert_same(queries, A([[0.25, 0.0], [0.0, 0.0]]), rtol=1e-14)
+    assert_same(keys, A([[0.0, 0.0], [0.0, 0.5]]), rtol=1e-14)
 
 
-def test_values_of_a_calculator_per_token(rng: Any) -> None:
-    x = rng.normal(size=(4, 3))
-    assert_same(loss("ce", per_token=True).get_values(x, [0, 1, 2, 0]), loss("ce").get_values(x, [0, 1, 2, 0]))
+@pytest.mark.parametrize(
+    "name", ["CosineEmbedding.v1", "CosineSimilarity.v1", "NegativeCosineSimilarity.v1", "PairwiseDistance.v1"]
+)
+def test_vectors_of_one_shape(name: str) -> None:
+    truths = np.ones(2) if name == "CosineEmbedding.v1" else None
+    for other in (np.ones((2, 1)), np.ones((1, 3)), np.ones((3, 3))):
+        with pytest.raises(ValueError, match=r"expected x2 of shape \(2, 3\) \(that of x1\), got shape"):
+            make(name)((np.ones((2, 3)), other), truths)
+    if truths is None:
+        with pytest.raises(ValueError, match="expected truths to be None, got"):
+            make(name)((np.ones((2, 3)), np.ones((2, 3))), np.ones(2))
 
 
-def test_ctc_targets_in_uneven_lists_and_behind_each_other_with_a_mask(rng: Any) -> None:
-    x = rng.normal(size=(6, 3, 5))
-    x -= np.log(np.exp(x).sum(axis=2, keepdims=True))
-    frames, lengths = [6, 5, 6], [2, 1, 3]
-    padded = (np.array([[1, 2, 9], [3, 9, 9], [4, 1, 2]]), frames, lengths)
-    expected = loss("ctc", reduction="none")(x, padded)
-    for targets in ([[1, 2], [3], [4, 1, 2]], [1, 2, 3, 4, 1, 2], np.array([1, 2, 3, 4, 1, 2])):
-        assert_same(loss("ctc", reduction="none")(x, (targets, frames, lengths)), expected)
-        masked = loss("ctc", reduction="sum").get_loss(x, (targets, frames, lengths), mask=[1, 0, 1])
-        assert_same(masked, expected[1][[0, 2]].sum(), rtol=1e-14)
-    assert functional.ctc(x, [[1, 2], [3], [4, 1, 2]], frames, lengths, reduction="sum") == pytest.approx(
-        expected[1].sum()
-    )
-    assert loss("ctc")(np.zeros((5, 0, 3)), ([], [], []))[1] == 0.0
+def test_triplets_of_one_shape() -> None:
+    x = np.ones((2, 3))
+    for guesses, what in (((x, x[:1], x), "positive"), ((x, x, x[:, :1]), "negative")):
+        with pytest.raises(ValueError, match=rf"expected {what} of shape \(2, 3\) \(that of anchor\)"):
+            make("TripletMargin.v1")(guesses)
 
 
-# Registering, options and configs
+def test_queries_and_keys_are_matrices() -> None:
+    x = np.ones((2, 3, 4))
+    with pytest.raises(ValueError, match=r"expected guesses of shape \(N, D\), got queries of shape \(2, 3, 4\)"):
+        make("InfoNCE.v1")((x, x))
 
 
-def test_help_of_a_calculator_without_a_short_name() -> None:
-    row = lossreg.help("InfoNCE.v1")
-    assert (row["alias"], row["name"], row["inputs"]) == ("", "InfoNCE.v1", ("queries", "keys"))
+def test_length_of_vectors_does_not_count(rng: Any) -> None:
+    """Cosines of lengths whose squares overflow or vanish; the slope goes with 1 / length."""
+    queries, keys = rng.normal(size=(2, 4, 3))
+    (d_queries, d_keys), value = make("InfoNCE.v1")((queries, keys))
+    for scale in (1e200, 1e-200):
+        (found_queries, found_keys), found = make("InfoNCE.v1")((queries * scale, keys / scale))
+        assert found == pytest.approx(value, rel=1e-13)
+        assert_same(found_queries * scale, d_queries, rtol=1e-11, atol=1e-14)
+        assert_same(found_keys / scale, d_keys, rtol=1e-11, atol=1e-14)
 
 
-@pytest.mark.parametrize("alias", ["mse", "options", "help"])
-def test_a_taken_alias_is_refused(alias: str) -> None:
-    class Mine(lossreg.Huber):
-        """Mine."""
-
-    with pytest.raises(ConfigError, match=f"{alias}: this alias is taken"):
-        register("Mine.test", alias=alias)(Mine)
-    with pytest.raises(ConfigError, match="only a reduced loss can be a function"):
-        register("L2.test", alias="l2test")(lossreg.L2Distance)
-    assert "Mine.test" not in registry.losses
-    assert "L2.test" not in registry.losses
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, -3])
+def test_cosines_along_any_axis(axis: int, rng: Any) -> None:
+    a, b = rng.normal(size=(2, 2, 3, 4))
+    (d_a, d_b), values = make("CosineSimilarity.v1", axis=axis)((a, b))
+    lengths = np.sqrt((a * a).sum(axis=axis)) * np.sqrt((b * b).sum(axis=axis))
+    assert_same(values, (a * b).sum(axis=axis) / lengths, rtol=1e-13)
+    assert d_a.shape == d_b.shape == (2, 3, 4)
+    assert_same((d_a * a).sum(axis=axis), np.zeros_like(values), atol=1e-14)  # a longer vector is no nearer
+    assert_same((d_a * b).sum(axis=axis), (1 - values**2) * (b * b).sum(axis=axis) / lengths, rtol=1e-12, atol=1e-13)
 
 
-def test_a_new_default_keeps_its_place_and_is_checked() -> None:
-    class Fast(lossreg.Huber):
-        """Another default of a common option."""
-
-        validate = "shape"
-
-    assert list(Fast().options(all=True)) == ["delta", "reduction", "normalize_by", "validate"]
-    assert Fast().validate == "shape"
-
-    class Wrong(lossreg.Huber):
-        """A default that no option may have."""
-
-        delta = -3.0
-
-    with pytest.raises(ConfigError, match=r"delta: should be greater than 0, got -3\.0"):
-        Wrong()
-    with pytest.raises(ConfigError, match="p: should be 1 and no bool, got True"):
-        loss("multimargin", True)
+def test_signs_come_in_lists_and_numbers(rng: Any) -> None:
+    a, b = rng.normal(size=(2, 3, 4))
+    loss = make("CosineEmbedding.v1", margin=-0.9)
+    expected = loss((a, b), np.array([1.0, -1.0, 1.0]))
+    for truths in ([1, -1, 1], (1.0, -1.0, 1.0), np.array([1, -1, 1], "i1")):
+        assert_same(loss((a, b), truths), expected)
+    for truth in (1, 1.0, np.array(1)):
+        assert_same(loss.get_loss((a[0], b[0]), truth), loss.get_loss((a[:1], b[:1]), [1]))
+    with pytest.raises(ValueError, match="expected truths"):
+        loss((a, b), "abc")
+    assert make("CosineEmbedding.v1", validate="shape").get_loss((a, b), [1.0, 0.5, -1.0]) is not None
 
 
-def test_nested_models_are_strict_too() -> None:
-    from dataclasses import dataclass
-
-    import catalogue
-
-    @dataclass
-    class Inner:
-        x: int
-        y: float
-
-    def nest(inner: Inner, table: dict[str, int]) -> Any:
-        return inner, table
-
-    nest.__annotations__ = {"inner": Inner, "table": dict[str, int]}
-    registry.losses("Nest.test", nest)
-    try:
-        made = registry.resolve({"l": {"@losses": "Nest.test", "inner": {"x": 3, "y": 1}, "table": {"a": 1}}})
-        assert made["l"] == (Inner(3, 1.0), {"a": 1})
-        for wrong in ({"x": "3", "y": 1.0}, {"x": 3, "y": True}):
-            with pytest.raises(ConfigError, match=r"l\.inner"):
-                registry.resolve({"l": {"@losses": "Nest.test", "inner": wrong, "table": {}}})
-        with pytest.raises(ConfigError, match=r"l\.table"):
-            registry.resolve({"l": {"@losses": "Nest.test", "inner": {"x": 3, "y": 1}, "table": {1: 1}}})
-    finally:
-        del catalogue.REGISTRY["lossreg", "losses", "Nest.test"]
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_cosines_of_vectors_whose_squares_overflow_or_vanish(scale: float, rng: Any) -> None:
+    a, b = rng.normal(size=(2, 3, 4))
+    (d_a, d_b), value = make("CosineSimilarity.v1", eps=1e-300)((a, b))
+    (found_a, found_b), found = make("CosineSimilarity.v1", eps=1e-300)((a * scale, b / scale))
+    assert_same(found, value, rtol=1e-13)
+    assert_same(found_a * scale, d_a, rtol=1e-11, atol=1e-14)
+    assert_same(found_b / scale, d_b, rtol=1e-11, atol=1e-14)
+    large = make("CosineEmbedding.v1", reduction="none")
+    assert_same(large.get_loss((a * 1e200, b * 1e200), np.ones(3)), 1 - value, rtol=1e-13)
 
 
-def test_blocks_anywhere_in_lists() -> None:
-    huber = {"@losses": "Huber.v1", "delta": 2}
-    config = {"l": [[huber], {"deep": {"er": huber}}, {"@type": "data"}, 3]}
-    made = registry.resolve(config)["l"]
-    assert made == [
-        [lossreg.Huber(delta=2)],
-        {"deep": {"er": lossreg.Huber(delta=2)}},
-        {"@type": "data"},
-        3,
-    ]
-    with pytest.raises(ConfigError, match=r"l\.0\.0\.delta: should be greater than 0"):
-        registry.resolve({"l": [[{"@losses": "Huber.v1", "delta": -2}]]})
+def test_cosines_of_vectors_of_zeros() -> None:
+    zeros, ones = np.zeros((1, 4)), np.ones((1, 4))
+    (d_a, d_b), value = make("CosineSimilarity.v1", eps=0.5)((zeros, ones))
+    assert_same((value, d_a, d_b), (np.zeros(1), np.full((1, 4), 1.0), zeros), atol=1e-15)  # b / (eps |b|)
+    for sign, expected in ((1.0, 1.0), (-1.0, 0.0)):
+        (d_a, d_b), value = make("CosineEmbedding.v1")((zeros, ones), [sign])
+        assert value == expected
+        assert_same((d_a, d_b), (np.full((1, 4), -sign * 5e5), zeros), rtol=1e-11)  # b / (1e-6 |b|)
+    assert_same(make("CosineSimilarity.v1")((zeros, zeros)), ((zeros, zeros), np.zeros(1)))
 
 
-def test_dollar_signs_outside_strings_are_left_alone() -> None:
-    config = Config().from_str('[a]\nb = "x"\nv = ${a.b}$$\n', interpolate=False)
-    assert Config().from_str(config.to_str())["a"]["v"] == "x$"
-    for data in ({"a": {"$$k": 1}}, {"a$$": {"k": 1}}, {"a": {"k": "$$", "l": ["$", "$$ = $"]}}):
-        assert Config().from_str(Config(data).to_str()) == data
+@pytest.mark.parametrize("p", [1.5, 2.0, 3.0, inf])
+def test_a_distance_to_infinity(p: float) -> None:
+    """The component that is infinitely far is all of the length."""
+    (d_a, d_b), value = make("PairwiseDistance.v1", p=p)((np.array([[1.0, -inf, 2.0]]), np.zeros((1, 3))))
+    assert value == inf
+    assert_same((d_a, d_b), (np.array([[0.0, -1.0, 0.0]]), np.array([[0.0, 1.0, 0.0]])))
 
 
-@pytest.mark.parametrize("wrong", [[[1, 2], [3]], ["a"], [1j], [None, 1.0]])
-def test_functions_say_what_is_no_number(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="expected numbers or even lists of them, got a list of"):
-        functional.mse(wrong, [1.0, 2.0])
+@pytest.mark.parametrize("axis", [1, 2, -2])
+def test_no_sequences_along_any_axis(axis: int) -> None:
+    assert make("CosineSimilarity.v1", axis=axis, reduction="mean").get_state(([], []), None).compute() == 0.0
+
+
+def test_distances_that_overflow_have_a_difference(backend: Any) -> None:
+    a = np.array([[3e38, 0.0]], np.float32)
+    p, n = np.array([[-3e38, 0.0]], np.float32), np.array([[-2.9e38, 0.0]], np.float32)
+    for power in (1.0, 2.0, math.inf):
+        for swap in (False, True):
+            calculator = loss("triplet", p=power, swap=swap)
+            wide = each(lambda x: x.astype(float), (a, p, n))
+            grads, value = calculator((a, p, n))
+            expected = calculator(wide)
+            if expected[1] < 3.4e38:
+                assert_same(value, expected[1], rtol=1e-5)
+            assert_same(grads, expected[0], rtol=1e-5, atol=1e-6)
+    assert_same(loss("pairwise", p=0.0, reduction="sum")((a, p))[0], (np.zeros((1, 2)),) * 2)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e30, 1e300])
+def test_temperatures_that_are_no_number_of_the_dtype(temperature: float, rng: Any) -> None:
+    queries, keys = rng.normal(size=(2, 4, 3)).astype(np.float32)
+    grads, value = lossreg.InfoNCE(temperature=temperature)((queries, keys))
+    assert not np.isnan(value)
+    assert not any(np.isnan(g).any() for g in grads)

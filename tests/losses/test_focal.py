@@ -1,4 +1,4 @@
-"""Side by side with what other libraries than torch.nn have: scikit-learn's losses, Optax's and torchvision's formulas."""
+"""SigmoidFocal beside Optax's and torchvision's formulas, and far out."""
 
 from __future__ import annotations
 
@@ -15,34 +15,6 @@ from support.table import far_logits, mp, ref_focal
 def compare(loss: Any, guesses: Any, truths: Any, values: Any, slopes: Any, rtol: float = 1e-13) -> None:
     assert_same(loss.get_values(guesses, truths), values, rtol=rtol, atol=1e-300)
     assert_same(loss.get_grad(guesses, truths), slopes, rtol=rtol, atol=1e-15)
-
-
-# Quantile
-
-
-@pytest.mark.parametrize("quantile", [0.1, 0.5, 0.9])
-def test_pinball_loss_of_scikit_learn(quantile: float, backend: Any, rng: Any) -> None:
-    """At a residual of 0, too."""
-    losses = pytest.importorskip("sklearn._loss.loss", reason="scikit-learn is not installed")
-    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
-    guesses, truths = rng.integers(-4, 5, (2, 200)) / 2 + rng.normal(size=200) * rng.integers(0, 2, 200)
-    theirs = losses.PinballLoss(quantile=quantile)
-    ours = lossreg.Quantile(quantile=quantile, reduction="sum")
-    assert (guesses == truths).sum() > 5
-    compare(ours, guesses, truths, theirs.loss(truths, guesses), theirs.gradient(truths, guesses), rtol=0.0)
-    mean = metrics.mean_pinball_loss(truths, guesses, alpha=quantile)
-    assert_same(lossreg.Quantile(quantile=quantile).get_loss(guesses, truths), mean, rtol=1e-14)
-
-
-def test_the_quantile_of_the_truths_is_best(rng: Any) -> None:
-    truths = rng.normal(size=1001)
-    loss = lossreg.Quantile(quantile=0.8)
-    best = np.quantile(truths, 0.8)  # one of the truths
-    values = [loss.get_loss(np.full(1001, best + step), truths) for step in (-1e-3, 0.0, 1e-3)]
-    assert values[1] == min(values)
-    assert_same(
-        2 * lossreg.Quantile().get_loss(truths, truths[::-1]), lossreg.functional.l1(truths, truths[::-1]), 1e-14
-    )
 
 
 # SigmoidFocal

@@ -632,3 +632,26 @@ def test_masks_of_any_shape_may_be_lists() -> None:
     loss, x = lossreg.CrossEntropy(), np.array([[1.0, 2.0, 0.0], [3.0, 1.0, 0.5]])
     for mask in ([[1], [0]], [[1, 0]], ((1,), (0,))):
         assert loss.get_loss(x, [0, 1], mask=mask) == loss.get_loss(x[:1], [0])
+
+
+# Weights and bounds of any size
+
+
+@pytest.mark.parametrize("cap", [1e9, 1e30, 3e38])
+def test_a_bound_far_above_the_logits_changes_none_of_them(cap: float, backend: Any, rng: Any) -> None:
+    x, w = rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(4, 3)).astype(np.float32)
+    y = rng.integers(0, 4, 5)
+    assert_same(
+        lossreg.loss("linearce", softcap=cap)((x, w), y), lossreg.loss("linearce")((x, w), y), rtol=1e-6, atol=1e-8
+    )
+
+
+def test_a_penalty_of_the_logits_has_no_class_weight(backend: Any, rng: Any) -> None:
+    x, y = rng.normal(size=(6, 4)).astype(np.float32), rng.integers(0, 4, 6)
+    layer = rng.normal(size=(4, 4)).astype(np.float32)
+    penalty = lossreg.loss("linearce", z_loss=1.0, reduction="sum").get_loss((x, layer), y)
+    penalty -= lossreg.loss("linearce", reduction="sum").get_loss((x, layer), y)
+    found = lossreg.loss("linearce", [1e-60] * 4, z_loss=1.0, reduction="sum").get_loss((x, layer), y)
+    assert_same(found, penalty, rtol=1e-5)
+    large = lossreg.loss("linearce", [1e60] * 4, z_loss=1.0, reduction="mean")((x, layer), y)
+    assert_same(large, lossreg.loss("linearce")((x, layer), y), rtol=1e-6, atol=1e-9)

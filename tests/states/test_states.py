@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import lossreg
-from lossreg import Huber, LossState, MeanSquaredError, TreeState
+from lossreg import Huber, LossState, MeanSquaredError, TreeState, metrics
 from lossreg.states.auto import AutoState, CollectFirstState
 from lossreg.states.averages import AverageState
 from lossreg.states.base import EmptyState, State
@@ -867,7 +867,6 @@ def test_inherited_fields_may_be_defined_anew() -> None:
 
 # Many merges
 
-
 MERGES: list[Callable[[list[Any]], Any]] = [
     lambda states: functools.reduce(lambda a, b: a.merge(b), states),
     lambda states: functools.reduce(lambda a, b: b.merge(a), states[::-1]),
@@ -969,3 +968,43 @@ def test_the_least_and_the_most_of_integers_are_exact() -> None:
         assert Max(a).merge(Max(b)).compute().x == max(a, b)
     with pytest.raises(ValueError, match=r"expected integers of one dtype, got a uint64 array of shape .* and a int64"):
         Max(np.array([2**63 + 1], np.uint64)).merge(Max(np.array([1])))
+
+
+# Averages
+
+
+def test_ten_thousand_averages_merge_to_the_same_number_in_any_order_and_tree(rng: Any) -> None:
+    size = rng.integers(1, 5, 10_000)
+    values = [rng.normal(size=n) * 10.0 ** rng.integers(-8, 8) for n in size]
+    states = [metrics.AverageState.from_values(x, mask=rng.random(len(x))) for x in values]
+    exact = math.fsum(s.total for s in states) / math.fsum(s.count for s in states)
+    assert sum(states).compute() == pytest.approx(exact, rel=1e-15)
+    for _ in range(3):
+        left = list(states)
+        while len(left) > 1:  # a random tree
+            order = rng.permutation(len(left))
+            half = len(left) // rng.integers(2, 5)
+            pairs = [left[i] + left[j] for i, j in zip(order[:half], order[half : 2 * half])]
+            left = pairs + [left[i] for i in order[2 * half :]] if half else [left[0] + left[1], *left[2:]]
+        assert left[0].compute() == pytest.approx(exact, rel=1e-15)
+
+
+def test_averages_of_masked_infinities_of_fractions_and_of_halves() -> None:
+    average = metrics.AverageState.from_values
+    assert average([1.0, math.inf, math.nan], mask=[1, 0, 0]).compute() == 1.0
+    third = np.float32(1 / 3)
+    assert average(np.full(3, third), mask=np.full(3, 0.1)).total == 3 * (0.1 * float(third))
+    assert average(np.float16([60000, 60000]), mask=np.float16([1, 1])).compute() == float(np.float16(60000))
+    with pytest.raises(ValueError, match=r"^Cannot calculate an average: expected values of real numbers, got a <U1"):
+        average(["a"])
+    with pytest.raises(ValueError, match=r"^Cannot calculate an average: expected a mask with the first axes of the"):
+        average(np.ones((2, 3)), mask=np.ones(3))
+
+
+def test_halves_of_ml_dtypes() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    x = np.array([[1.0, 2.0], [4.0, 3.0]], ml_dtypes.bfloat16)
+    assert metrics.AverageState.from_values(x, mask=[1, 0]).compute() == 1.5
+    assert metrics.Accuracy()(logits=x, labels=[1, 1]) == 0.5
+    assert metrics.Norm()(tensor=x) == pytest.approx((5**0.5 + 5) / 2)
+    assert metrics.Std()(values=x) == np.std([1, 2, 4, 3])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import lossreg
-from lossreg import kauldron, mindformers
+from lossreg import Ragged, kauldron, mindformers
 from support.table import ROWS
 
 ROWS_TO_DIFFERENTIATE = [row for row in ROWS if not row.thinc and getattr(row.make(), "wrt", "") != "logits"]
@@ -96,3 +96,11 @@ def bfloat16() -> Any:
     """The dtype for NumPy."""
     pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed: pip install ml_dtypes")
     return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+
+
+def ragged_types() -> list[type]:
+    try:
+        from thinc.types import Ragged as ThincRagged
+    except ImportError:  # the laws run on lossreg's own
+        return [Ragged]
+    return [Ragged, ThincRagged]

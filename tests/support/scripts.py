@@ -1,10 +1,13 @@
-"""Scripts in processes of their own."""
+"""Scripts in processes of their own, and calls in threads of their own."""
 
 from __future__ import annotations
 
+import contextvars
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from typing import Any
 
 SETUP = """
@@ -27,3 +30,20 @@ def python(code: str, setup: str = SETUP, **environment: Any) -> str:
     )  # fmt: skip
     assert done.returncode == 0, (done.returncode, done.stderr)
     return done.stdout.strip()
+
+
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
+    """Results of calls in a thread each; a deadlock fails."""
+    results: list[Any] = [None] * len(calls)
+
+    def run(i: int) -> None:
+        results[i] = calls[i]()
+
+    contexts = [contextvars.copy_context() for _ in calls]
+    callers = [threading.Thread(target=c.run, args=(run, i), daemon=True) for i, c in enumerate(contexts)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60)
+    assert not any(caller.is_alive() for caller in callers)
+    return results

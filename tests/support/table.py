@@ -20,6 +20,11 @@ except ImportError:  # the laws that need it are skipped
 Sample = Callable[[np.random.Generator, int], tuple[Any, Any]]
 
 
+def make(name: str, **options: Any) -> Any:
+    """A calculator by its full name."""
+    return lossreg.registry.losses.get(name)(**options)
+
+
 @dataclass(frozen=True)
 class Row:
     """A calculator under test."""
