@@ -443,6 +443,7 @@ NARROW = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", NARROW, ids="-".join)
 def test_narrower_machines(case: tuple[str, str]) -> None:
     machine, tests = case

@@ -579,7 +579,9 @@ def test_libraries_without_a_way_back() -> None:
     x = Exported(np.ones((2, 3)))
     assert lossreg.MeanSquaredError().get_loss(x, np.zeros((2, 3))) == 1.0
     assert_same(lossreg.MeanSquaredError().get_grad(np.ones((2, 3)), x), np.zeros((2, 3)))
-    with pytest.raises(TypeError, match=r"Cannot return arrays of test_foreign_arrays: expected a namespace with from_dlpack"):
+    with pytest.raises(
+        TypeError, match=r"Cannot return arrays of test_foreign_arrays: expected a namespace with from_dlpack"
+    ):
         lossreg.MeanSquaredError().get_grad(x, np.zeros((2, 3)))
 
 

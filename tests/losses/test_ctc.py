@@ -233,11 +233,6 @@ def test_ctc_takes_weights_that_broadcast(shape: Any, reduction: Any, backend: A
         assert_same(calculator(x, targets, sample_weight=np.array([0.5]), mask=np.array([0.5])), expected)
 
 
-def log_probs(rng: Any, *shape: int) -> np.ndarray:
-    x = rng.normal(size=shape)
-    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
-
-
 FRAMES = (5, 3, 0, 4)
 TARGETS: list[list[int]] = [[1, 2], [3], [], [1, 1]]
 
@@ -247,7 +242,7 @@ TARGETS: list[list[int]] = [[1, 2], [3], [], [1, 1]]
 @pytest.mark.parametrize("beside", ["", "mask"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_ctc_of_lists(options: Any, beside: str, dtype: Any, backend: Any, rng: Any) -> None:
-    padded = log_probs(rng, 5, 4, 4).astype(dtype)
+    padded = log_rows(rng, 5, 4, 4).astype(dtype)
     lists = [padded[:n, i] for i, n in enumerate(FRAMES)]
     loss, lengths = CTC(**options), list(map(len, TARGETS))
     weights = {"mask": np.array([1, 0, 1, 1]), "sample_weight": np.array([1.0, 2.0, 3.0, 0.5])} if beside else {}
@@ -273,7 +268,7 @@ def test_ctc_of_lists(options: Any, beside: str, dtype: Any, backend: Any, rng: 
 
 
 def test_ctc_without_lengths_takes_all(rng: Any) -> None:
-    x = log_probs(rng, 4, 2, 3)
+    x = log_rows(rng, 4, 2, 3)
     rows = [[1, 2, 1], [2, 1, 2]]
     expected = CTC()(x, (rows, [4, 4], [3, 3]))
     for truths in ((rows, None, None), (np.array(rows), None, None)):
@@ -322,7 +317,7 @@ def test_ctc_says_what_does_not_fit_lists(guesses: Any, truths: Any, message: st
 
 
 def test_ctc_of_lists_stays_on_the_device(cupy: Any, rng: Any) -> None:
-    lists = [log_probs(rng, n, 4) for n in FRAMES]
+    lists = [log_rows(rng, n, 4) for n in FRAMES]
     expected = CTC()(lists, TARGETS)
     assert_same(to_host(CTC()(to_device(cupy, lists), TARGETS)), expected, rtol=1e-13, atol=1e-16)
     grad, _ = CTC()(Ragged(to_device(cupy, np.concatenate(lists)), FRAMES), TARGETS)
