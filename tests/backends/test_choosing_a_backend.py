@@ -10,8 +10,6 @@ import pytest
 import lossreg
 from lossreg import registry
 
-# Ops
-
 
 def test_backend_of_an_array_of_a_name_and_of_nothing() -> None:
     host = lossreg.get_ops(np.zeros(3))

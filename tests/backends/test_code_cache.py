@@ -16,8 +16,6 @@ from support.scripts import at_once, python
 pytest.importorskip("llvmlite", "0.45", reason="llvmlite is not installed: pip install 'lossreg[jit]'")
 from lossreg.ops.llvm import cache as code_cache
 
-# Machine code on disk
-
 COUNTED = """
 import llvmlite.binding as llvm
 parse, compiled = llvm.parse_assembly, []

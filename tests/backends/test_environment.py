@@ -11,9 +11,6 @@ from support.scripts import python
 pytest.importorskip("llvmlite", "0.45", reason="llvmlite is not installed: pip install 'lossreg[jit]'")
 
 
-# The environment
-
-
 @pytest.mark.parametrize("wanted, name", [("0", "numpy"), ("1", "numba"), (None, "numba")])
 def test_the_environment_chooses_the_backend(wanted: Any, name: str) -> None:
     code = """

@@ -14,8 +14,6 @@ from support.scripts import python
 pytest.importorskip("llvmlite", "0.45", reason="llvmlite is not installed: pip install 'lossreg[jit]'")
 from lossreg.ops.llvm import compiler_thread as undisturbed
 
-# Processes
-
 
 def test_small_work_starts_no_thread_and_large_work_those_it_may() -> None:
     code = """
@@ -309,9 +307,6 @@ def test_calls_that_compile_within_calls_that_compile(what: str) -> None:
     """As a user writes them; what makes it work is tested above."""
     code, printed = WITHIN_FIRST_CALLS[what]
     assert python(IN_HANDLERS + code, LOSSREG_CACHE_DIR="") == printed
-
-
-# What may be read from a disk, since it is run
 
 
 def test_a_thread_that_dies_at_its_first_step_is_not_waited_for(monkeypatch: Any) -> None:

@@ -8,8 +8,6 @@ import pytest
 
 import lossreg
 
-# PyTorch: what a tensor has beside its numbers
-
 
 def tensors() -> tuple[Any, Any, Any]:
     torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")

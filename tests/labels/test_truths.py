@@ -28,8 +28,6 @@ ABC = dict(names=["a", "b", "c"])
 MESSY = dict(ABC, neg_prefix="!", missing_value="")
 
 
-# Forms that mean the same
-
 SAME_IDS: list[Any] = [
     [0, 1, 2], (0, 1, 2), [np.int8(0), 1, np.uint64(2)], ["a", "b", "c"], ("a", "b", "c"), ["a", 1, np.str_("c")],
     np.array([0, 1, 2]), np.array([0, 1, 2], dtype="u1"), np.array([0, 1, 2], dtype=">i2"), np.array(["a", "b", "c"]),

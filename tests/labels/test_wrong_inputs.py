@@ -29,8 +29,6 @@ ABC = dict(names=["a", "b", "c"])
 MESSY = dict(ABC, neg_prefix="!", missing_value="")
 
 
-# Inputs that are not understood
-
 BAD_ID = "expected truth ids in [0, 3), got undeclared id"
 BAD: list[tuple[Any, Any, Any, str]] = [
     # labels

@@ -35,7 +35,7 @@ from support.nested import assert_same, frozen
 from support.table import ROWS, TRUE_ROWS, Row
 
 ITEM_ROWS = [row for row in TRUE_ROWS if row.axis == 0 and row.name != "Sequence.v1"]
-"""Calculators whose first axis is that of items; CTC and Sequence have tests of their own below."""
+"""Calculators whose first axis is that of items; Sequence has tests of its own below, CTC in losses/test_ctc.py."""
 item_rows = pytest.mark.parametrize("row", ITEM_ROWS, ids=lambda row: row.id)
 REDUCTIONS = ("mean", "sum", "none", "batch_mean", "weighted_mean", "sequence_mean")
 LENGTHS = (3, 0, 1, 4)
@@ -551,7 +551,7 @@ def test_flat_rows_of_whole_numbers_are_rows(make: Any, rng: Any) -> None:
     assert_same(grad.data, np.concatenate(expected[0]), rtol=1e-6)
 
 
-# 7. Sequence
+# 6. Sequence
 
 
 def test_sequence_has_the_options_of_its_calculator() -> None:
@@ -689,7 +689,7 @@ def test_padded_batches_that_do_not_fit(inner: Any, guesses: Any, truths: Any, b
     assert message in str(caught.value)
 
 
-# 8. Devices
+# 7. Devices
 
 
 @item_rows
@@ -748,7 +748,7 @@ def test_lengths_on_a_device_are_read(rng: Any) -> None:
         assert_same(to_host(grad.data), CrossEntropy().get_grad(x, [0, 1, 2]), rtol=1e-13)
 
 
-# No sequences
+# 8. No sequences
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,6 @@ def compare(loss: Any, guesses: Any, truths: Any, values: Any, slopes: Any, rtol
     assert_same(loss.get_grad(guesses, truths), slopes, rtol=rtol, atol=1e-15)
 
 
-# SigmoidFocal
-
 FOCAL = [{}, dict(gamma=0.0), dict(gamma=0.5, alpha=0.25), dict(gamma=1.0, alpha=0.0), dict(gamma=3.7, alpha=1.0)]
 
 

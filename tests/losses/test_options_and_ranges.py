@@ -204,9 +204,6 @@ def test_any_logarithm_is_a_truth_with_log_target() -> None:
     assert np.isfinite(loss(X, np.array([[-1e300, 3.0], [-inf, 0.0]]))[1])
 
 
-# Weights of classes
-
-
 @pytest.mark.parametrize("guess, truth, options", [(0.5, -0.01, {}), (-0.01, 0.5, {"log_input": False})])
 def test_rates_and_counts_begin_at_zero(guess: float, truth: float, options: dict[str, Any]) -> None:
     make("PoissonNLL.v1", **options)(np.array([max(guess, 0.0)]), np.array([max(truth, 0.0)]))

@@ -19,8 +19,6 @@ from lossreg.metrics.globs import get_glob
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-# Metrics of metrics
-
 TREE = {"a": np.array([3.0, 4.0]), "b": [np.array([[0.0, 2.0]]), (np.array([1.0, 0.0]),)]}
 
 
