@@ -1,34 +1,18 @@
-"""What all tests share: backends, frozen inputs, and comparisons that walk tuples and lists."""
+"""Fixtures of all tests: a backend, CuPy or what stands in for it, and random numbers."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
-import devices
 import numpy as np
 import pytest
-import standin_cupy
 
 import lossreg
-from lossreg.ops import NumpyOps, Ops, get_ops
-
-
-class GenericOps(Ops):
-    """The bodies that CuPy inherits, on NumPy arrays."""
-
-    def __init__(self) -> None:
-        super().__init__(np)
-
-
-BACKENDS = {"numpy": NumpyOps(), "generic": GenericOps()}
-if importlib.util.find_spec("llvmlite"):
-    BACKENDS["numba"] = get_ops("numba")
-
-
-on_a_device = pytest.param("cupy", marks=pytest.mark.gpu)
+from lossreg.ops import get_ops
+from support import devices, standin_cupy
+from support.backends import BACKENDS, on_a_device
 
 
 @pytest.fixture(params=[*BACKENDS, on_a_device])

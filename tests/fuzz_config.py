@@ -13,10 +13,10 @@ import sys
 import time
 import warnings
 
-import config_bombs
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+import config_bombs
 from lossreg import Config, ConfigError, registry
 
 NAMES = registry.losses.names()

@@ -41,8 +41,7 @@ def backend(name: str) -> Any:
 
 def cuda_on_cpu() -> Any:
     """CUDA kernels as g++ compiles them, on arrays of the host; for the rest of this process."""
-    import devices
-    import standin_cupy
+    from support import devices, standin_cupy
 
     atexit.register(_installed.close)
     _installed.enter_context(standin_cupy.installed((32, 64)))

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import each, leaves
-from table import ROWS, Row
 
 import lossreg
+from support.nested import each, leaves
+from support.table import ROWS, Row
 
 from .guarded import can_guard, guarded, guarded_allocations, guarded_arrays, outside
 

@@ -1,0 +1,1 @@
+"""What tests share: a row for each calculator, comparisons, other libraries, and CUDA on the CPU."""
