@@ -34,8 +34,8 @@ class Rows:
         targets = reader.read(batch, like(labels, batch.values_shape), not batch.ops.on_device)
         if targets.rows is not None:
             raise fail(reader.name, "truths", "to be labels", "rows of numbers")
-        if targets.present is not None:
-            weight = targets.present if weight is None else batch.ops.xp.where(targets.present, weight, 0)
+        if targets.valid is not None:
+            weight = targets.valid if weight is None else batch.ops.xp.where(targets.valid, weight, 0)
         return cls(batch.ops, batch.arrays[0], targets, weight)
 
 
