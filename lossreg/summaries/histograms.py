@@ -82,7 +82,12 @@ class Histogram(Metric):
 
 
 def _range(numbers: np.ndarray, buckets: int) -> tuple[float, float]:
-    """The least and the greatest number; further apart where there are not enough numbers between them."""
-    low, high = (numbers.min(), numbers.max()) if numbers.size else (0.0, 1.0)
-    least = buckets * np.spacing(max(abs(low), abs(high)))
-    return (low, high) if high - low > least else (low - max(0.5, least), high + max(0.5, least))
+    """The least and the greatest number; further apart if they are too close for so many edges between them."""
+    low, high = 0.0, 1.0
+    if numbers.size:
+        low, high = numbers.min(), numbers.max()
+    width_of_edges = buckets * np.spacing(max(abs(low), abs(high)))
+    if high - low > width_of_edges:
+        return low, high
+    more = max(0.5, width_of_edges)
+    return low - more, high + more
