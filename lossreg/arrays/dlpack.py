@@ -43,6 +43,7 @@ def foreign_arrays(method: Method) -> Method:
 
     @functools.wraps(method)
     def at_boundary(self: Any, *arguments: Any, **named: Any) -> Any:
+        # Most calls pass all arguments by position and arrays of ours: they pay for two checks of types.
         if named or not len(needed) <= len(arguments) <= len(names):
             try:
                 bound = parameters.bind(self, *arguments, **named)
@@ -56,7 +57,7 @@ def foreign_arrays(method: Method) -> Method:
             return method(self, *arguments, **named)
         visit = _Visit(_class_of(self))
         first = next(arrays_in((arguments or tuple(named.values()))[0]), None)
-        with _library(type(first)).scope(first) if _kind(type(first)) == "foreign" else contextlib.nullcontext():
+        with _scope_of(first):
             try:
                 inside = [visit.inside(x, name) for x, name in zip(arguments, names, strict=False)]
                 more = {name: visit.inside(x, name) for name, x in named.items()}
@@ -67,6 +68,13 @@ def foreign_arrays(method: Method) -> Method:
                     _library(type(target)).wrote(target)
 
     return cast(Method, at_boundary)
+
+
+def _scope_of(first: Any) -> contextlib.AbstractContextManager[Any]:
+    """The device and the stream on which the library of a first array computes."""
+    if _kind(type(first)) == "foreign":
+        return _library(type(first)).scope(first)
+    return contextlib.nullcontext()
 
 
 def _class_of(owner: Any) -> type:

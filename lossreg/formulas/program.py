@@ -90,6 +90,7 @@ def program(request: Request) -> Program:
     Gradients come first, then values, then the total of each row in float64.
     """
     rows, arguments = request.rows, request.arguments
+    # Scale and weight are numbered behind the arguments, which the formula gets without them.
     inputs = (*arguments, request.scale, request.weight)
     arrays = {i: x for i, x in enumerate(inputs) if isinstance(x, ArrayType)}
     traced = [ArrayArgument(x.rank, _kind(x, rows)) if isinstance(x, ArrayType) else x for x in arguments]
@@ -101,25 +102,27 @@ def program(request: Request) -> Program:
             return graph.make("input", (i,), arrays[i].rank, "f")
         return graph.make("number", (i,), NUMBER, "f")
 
-    scale_symbol = factor(len(arguments))
-    weight_symbol = None if request.weight is None else factor(len(arguments) + 1)
-
     value, *derivatives = results
-    if weight_symbol is None:
-        derivatives = [x * scale_symbol for x in derivatives]
+    stored = request.gradients or ()
+    derivatives = derivatives[: len(stored)]  # none where no gradient is wanted
+    scale = factor(len(arguments))
+    if request.weight is None:
+        derivatives = [x * scale for x in derivatives]
     else:
         # An item of weight 0 is left out: 0 times its value would be NaN where that is NaN or infinite.
-        factor_of_grads = scale_symbol * weight_symbol
-        is_left_out = graph.call("eq", weight_symbol, 0.0)
-        derivatives = [graph.where(is_left_out, 0.0, x * factor_of_grads) for x in derivatives]
-        value = graph.where(is_left_out, 0.0, value * weight_symbol)
+        weight = factor(len(arguments) + 1)
+        weighted_scale = scale * weight
+        is_left_out = graph.call("eq", weight, 0.0)
+        derivatives = [graph.where(is_left_out, 0.0, x * weighted_scale) for x in derivatives]
+        value = graph.where(is_left_out, 0.0, value * weight)
 
-    outputs = [Output(x, stored) for x, stored in zip(derivatives, request.gradients or ())]
+    outputs = [Output(x, array) for x, array in zip(derivatives, stored)]
     if request.values:
         outputs.append(Output(value, ArrayType(request.dtype.name, ROW if rows else ELEMENT)))
     if request.total:
-        total = value if rows else _sum(graph, value)
-        outputs.append(Output(total, ArrayType("float64", ROW), total=True))
+        if not rows:  # the value of a row is already its total
+            value = _sum(graph, value)
+        outputs.append(Output(value, ArrayType("float64", ROW), total=True))
     return Program(graph, arrays, outputs)
 
 
@@ -129,7 +132,7 @@ def _check_results(request: Request, results: Sequence[Symbol]) -> None:
     one_value = bool(results) and not (rows and results[0].rank == ELEMENT)
     if one_value and (grads is None or len(results) == 1 + len(grads)):
         return
-    expected = "one value for each row" if rows else "one value for each element"
+    expected = f"one value for each {'row' if rows else 'element'}"
     if grads is not None:
         expected += f" and {_count(len(grads), 'derivative')}, one for each guess"
     got = _count(len(results), "result")
@@ -140,7 +143,9 @@ def _check_results(request: Request, results: Sequence[Symbol]) -> None:
 
 def _count(number: int, noun: str) -> str:
     """A number with its noun: "1 result", "2 results"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    if number != 1:
+        noun += "s"
+    return f"{number} {noun}"
 
 
 def _sum(graph: Graph, value: Symbol) -> Symbol:

@@ -87,13 +87,15 @@ class Labels:
             if not isinstance(truths, list):  # what a list holds is checked by the reader
                 check_unmasked(self.name, "truths", truths)
             truths = _from_pandas(truths)
-        reader = Reader(self, batch.ops, n, classes, batch.arrays[0].dtype, check, mask, batch.place)
+        dtype = batch.arrays[0].dtype
+        reader = Reader(self, batch.ops, n, classes, dtype, check, mask, batch.place)
         # An empty list of sequences has no number of classes to compare with.
         if self.names and batch.lengths != ():
             self._check_names(classes)
         if not is_flat:
             if not set(map(type, truths)) <= {list, np.ndarray}:
                 truths = [_from_pandas(part) for part in truths]
+            # One look at all labels is much faster than one per sequence, but all must have the same form.
             joined = concatenated(batch, truths)
             if joined is None:
                 return self._each(reader, batch, truths)
@@ -124,10 +126,12 @@ class Labels:
         if self.names:
             self._check_names(classes)
         truths = self._row_by_row(batch, truths)
+        # Sets are read on the host, where a mask on a device cannot be read.
         mask = None
         if batch.kept is not None and not batch.ops.on_device:
             mask = batch.kept.reshape(n)
-        reader = Reader(self, get_ops("numpy"), n, classes, batch.arrays[0].dtype, True, mask, batch.place)
+        dtype = batch.arrays[0].dtype
+        reader = Reader(self, get_ops("numpy"), n, classes, dtype, True, mask, batch.place)
         if hasattr(truths, "dtype"):
             truths = on_host(truths)
             if truths.ndim == 2 and truths.dtype.kind in "iu":
@@ -182,6 +186,7 @@ class Labels:
             part_reader = replace(reader, n=n, mask=mask, describe_index=_shifted(batch.place, start))
             parts.append(part_reader.read(rows))
             start += n
+        # A set is no row of probabilities: nothing says how these are spread over its classes.
         if any(part.rows is not None for part in parts) and any(part.has_sets for part in parts):
             expected = "without negated labels or label sets where another sequence has dense rows"
             raise fail(self.name, "truths", expected, "both")
@@ -193,12 +198,13 @@ class Labels:
         if shape == (classes,) and is_real(truths.dtype):
             self._check_is_one_row(truths, classes)
             return truths[None]
-        if shape == ():
+        if shape == ():  # a scalar: an id, or an object such as a name
             if truths.dtype.kind in "iub":
                 return truths.reshape(1)
             return [truths.item()]
         if truths is None or isinstance(truths, (str, int, set, frozenset)):
             return [truths]
+        # The two mistakes that people make.
         got = describe(truths)
         if getattr(truths, "ndim", 0) == 2 and len(truths) == classes:
             got += "; guesses and truths may be swapped"

@@ -199,6 +199,12 @@ class Reader:
         check_unmasked(self.labels.name, "truths", truths)
         return [truth.item() if getattr(truth, "ndim", 1) == 0 else truth for truth in truths]
 
+    def without_masked(self, truths: Sequence[Any], harmless: Any) -> Sequence[Any]:
+        """A list with something harmless in place of masked truths, which may be anything."""
+        if self.mask is None:
+            return truths
+        return [truth if selected else harmless for truth, selected in zip(truths, self.mask)]
+
     def read_list_of_ids(self, truths: Sequence[Any]) -> Targets:
         try:
             ids = np.array(truths, dtype=np.int64)
@@ -215,9 +221,7 @@ class Reader:
 
     def read_lists_of_numbers(self, truths: Sequence[Any]) -> Targets:
         """A list of lists, each of which is a row of numbers."""
-        if self.mask is not None:
-            zeros = [0.0] * self.classes
-            truths = [row if selected else zeros for row, selected in zip(truths, self.mask)]
+        truths = self.without_masked(truths, [0.0] * self.classes)
         try:
             rows = np.array(truths, dtype=np.float64)
         except (OverflowError, TypeError, ValueError):
@@ -242,6 +246,7 @@ class Reader:
     def codes(self, labels: Sequence[Any], row_of: np.ndarray | None = None) -> np.ndarray:
         """Names, ids and None as codes: one look-up in a dict per label. row_of: the row of each, if there are more."""
         if self.labels.names:
+            # The usual case, a list of names and no error in it, without a call of Python's per label.
             try:
                 return np.fromiter(map(self.labels.table.__getitem__, labels), np.int64, len(labels))
             except (KeyError, TypeError):  # an id among the names, or an unknown name: look at each
@@ -300,6 +305,7 @@ class Reader:
     def from_codes(self, codes: np.ndarray) -> Targets:
         """Targets of single labels."""
         missing, negated = codes == MISSING, codes < MISSING
+        # Ids index arrays also where they mean nothing: 0 is in range.
         ids = np.where(negated, -2 - codes, np.where(missing, 0, codes))
         return Targets(self.ops, ids, negated=_if_any(negated), valid=_all_but(missing))
 
@@ -310,13 +316,13 @@ class Reader:
         if not self.labels.sets:
             row = next(i for i, truth in enumerate(truths) if isinstance(truth, SETS))
             raise self.fail("truths", "to be single labels", describe(truths[row]), row)
-        labels = [truth if isinstance(truth, SETS) else (truth,) for truth in truths]
-        if self.mask is not None:
-            labels = [label if selected else (None,) for label, selected in zip(labels, self.mask)]
+        sets = [truth if isinstance(truth, SETS) else (truth,) for truth in truths]
+        labels = self.without_masked(sets, (None,))
         lengths = _lengths(labels)
         if not lengths.all():
             row = int(np.argmin(lengths))
             raise self.fail("truths", "to name at least one label (None is missing)", "an empty set", row)
+        # All labels in one list, each with its row: one look-up per label, and arrays from there on.
         row_of = np.repeat(np.arange(len(labels)), lengths)
         codes = self.codes(list(chain.from_iterable(labels)), row_of)
         indptr = _indptr(lengths)
@@ -339,6 +345,7 @@ class Reader:
 
     def check_no_repeats(self, ids: np.ndarray, row_of: np.ndarray, missing: np.ndarray) -> None:
         """Raise where a set names a class twice, as a row of 0 and 1 in a list does."""
+        # Row and class as one number: equal ones lie side by side in order.
         keys = row_of * self.classes + ids
         order = np.argsort(keys, kind="stable")
         repeated = first_bad((np.diff(keys[order]) == 0) & ~missing[row_of[order[1:]]])
@@ -370,7 +377,9 @@ class Reader:
         missing = np.array([truth is None for truth in truths], bool)
         labels: list[Any] = []
         for row, is_read in enumerate(_both(~missing, self.mask)):
-            labels.append(self.listed(truths[row], row, for_rows) if is_read else ())
+            labels.append(())
+            if is_read:
+                labels[row] = self.listed(truths[row], row, for_rows)
         lengths = _lengths(labels)
         row_of = np.repeat(np.arange(len(labels)), lengths)
         ids = self.codes(list(chain.from_iterable(labels)), row_of)
@@ -383,6 +392,7 @@ class Reader:
         """Sets of labels as rows of ids, each up to its first -1."""
         self.check_length(ids)
         ended = ids == -1
+        # argmax is the first -1 of a row, and 0 for a row without one.
         lengths = np.where(ended.any(axis=1), ended.argmax(axis=1), ids.shape[1])
         if self.mask is not None:
             lengths = np.where(self.mask, lengths, 0)
@@ -413,6 +423,7 @@ class Reader:
             return (truth,)
         if isinstance(truth, (set, frozenset)):
             return truth
+        # Rows of ids in arrays are filled up with -1, and such arrays may come as lists.
         for i, label in enumerate(truth):
             if not isinstance(label, str) and label == -1:
                 truth = truth[:i]

@@ -41,12 +41,13 @@ class Targets:
         """The targets of some rows."""
         indptr, ids = self.indptr, self.ids
         if indptr is not None and ids is not None:
+            # The ids of the rows of the block are one piece, which begins at 0 from now on.
             start, stop, _ = block.indices(len(self))
             ids = ids[int(indptr[start]) : int(indptr[stop])]
             indptr = indptr[start : stop + 1] - indptr[start]
         elif ids is not None:
             ids = ids[block]
-        rows, negated, valid = (None if x is None else x[block] for x in (self.rows, self.negated, self.valid))
+        rows, negated, valid = _part(self.rows, block), _part(self.negated, block), _part(self.valid, block)
         return Targets(self.ops, ids, rows, indptr, negated, valid)
 
     @classmethod
@@ -59,7 +60,10 @@ class Targets:
             flags = [getattr(part, name) for part in parts]
             if all(x is None for x in flags):
                 return None
-            return concatenate([ops.xp.full(len(part), default) if x is None else x for part, x in zip(parts, flags)])
+            for i, part in enumerate(parts):
+                if flags[i] is None:
+                    flags[i] = ops.xp.full(len(part), default)
+            return concatenate(flags)
 
         valid = join("valid", True)
         if any(part.rows is not None for part in parts):
@@ -127,3 +131,7 @@ class Targets:
         if self.rows is not None:
             return self.rows
         return self.members(classes).astype(dtype)
+
+
+def _part(x: Array | None, block: slice) -> Array | None:
+    return None if x is None else x[block]

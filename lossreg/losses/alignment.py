@@ -100,6 +100,7 @@ class CTC(ReducedLoss, WrtOption):
         ops, lengths, (items,) = parts.ops, np.array(parts.lengths, int), parts.arrays
         if items.ndim != 2:
             raise fail(name, "guesses of a sequence", "of shape (Ti, C)", f"shape {items.shape}")
+        # Item i of sequence j goes to (i, j).
         starts = np.cumsum(lengths) - lengths
         frames = np.arange(lengths.sum()) - np.repeat(starts, lengths)
         sequences = np.repeat(np.arange(len(lengths)), lengths)
@@ -195,7 +196,7 @@ class CTC(ReducedLoss, WrtOption):
         if isinstance(value, (list, tuple)) and value and all(map(_is_target, value)):
             value = self._filled(value)
         targets = _host_array(value)
-        if targets.size == 0:
+        if targets.size == 0:  # an array of floats, if the list was empty
             targets = targets.reshape(n, 0).astype(np.int64)
         if targets.dtype.kind not in "iu":
             raise fail(batch.name, "targets", "of integer ids", describe(value))
@@ -203,6 +204,7 @@ class CTC(ReducedLoss, WrtOption):
             return targets.astype(np.int64)
         if targets.ndim == 1 and len(batch.shape) == 2:
             return targets[None].astype(np.int64)
+        # What is left are targets one behind the other, cut by their lengths.
         if targets.ndim != 1 or lengths.min(initial=0) < 0 or len(targets) != lengths.sum():
             expected = f"of shape ({n}, S), or one behind the other, {int(lengths.sum())} in all"
             raise fail(batch.name, "targets", expected, describe(value))
@@ -243,10 +245,14 @@ class CTC(ReducedLoss, WrtOption):
             self.wrt == "logits",
             None if out is None else out[0],
         )
+        # A target that does not fit its frames has no alignment at all.
         impossible = 0.0 if self.zero_infinity else np.inf
         values = xp.where(likelihood == -np.inf, impossible, -likelihood).reshape(batch.values_shape)
-        weighted = ops.weighted(values, value_weights) if wanted.values else None
-        total = ops.total(values, value_weights) if wanted.total else None
+        weighted = total = None
+        if wanted.values:
+            weighted = ops.weighted(values, value_weights)
+        if wanted.total:
+            total = ops.total(values, value_weights)
         return weighted, total
 
 

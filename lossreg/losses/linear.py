@@ -57,9 +57,13 @@ class _LayerGradients:
         self.xp, self.dtype = xp, dtype
         self.x, *self.targets = out
         # Gradients of weight and bias are added up in the dtype of the logits, also where they are stored in half.
-        self.sums = [g if g.dtype == dtype else xp.empty(g.shape, dtype) for g in self.targets]
-        for sums in self.sums:
+        self.sums = []
+        for target in self.targets:
+            sums = target
+            if target.dtype != dtype:
+                sums = xp.empty(target.shape, dtype)
             sums[...] = 0
+            self.sums.append(sums)
 
     def add(self, block: slice, rows: Array, weight: Array, logit_grads: Array, mask: Array | None) -> None:
         """Store the gradient of a block of rows, and add their parts of those of weight and bias."""
@@ -132,6 +136,7 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
         check_shape(name, "weight", weight, (len(weight), x.shape[1]), "x along the last axis")
         for b in bias:
             check_shape(name, "bias", b, (len(weight),), "weight along the first axis")
+        # One number with strides of 0: the pipeline asks for shape and dtype of the logits, and never reads them.
         xp, shape = layer.ops.xp, (len(x), len(weight))
         logits = xp.broadcast_to(xp.zeros((), x.dtype), shape)
         return _LinearBatch(name, layer.ops, (logits,), (shape,), None, False, "classes", shape, (len(x),), layer=layer)
@@ -160,9 +165,9 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
         if cap is not None:
             ratio = logits / cap
             capped = xp.tanh(ratio)
-            # beside a large cap the ratio is nearly 0 and has few digits; there, tanh changes none of the logit's
+            # Beside a large cap the ratio is nearly 0 and has few digits. There, tanh changes none of the logit's.
             logits = xp.where(abs(ratio) < 1e-9, logits, cap * capped)
-            # 1 - tanh(u)**2 without a difference, which would be 0 for a logit near its bound
+            # 1 - tanh(u)**2 without a difference, which would be 0 for a logit near its bound.
             small = xp.exp(-2.0 * abs(ratio))
             curve = 4.0 * small / ((1.0 + small) * (1.0 + small))
         value, grad = softmax_cross_entropy(xp, logits, ids, members, dense, a, s, spread)
@@ -190,6 +195,7 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
             value_weights = xp.broadcast_to(value_weights, (n,))
         grads = None if out is None else _LayerGradients(xp, out, dtype)
 
+        # All blocks use the same memory for their logits.
         step = max(1, BLOCK // classes)
         buffer = xp.empty((min(n, step), classes), dtype)
         values: list[Array] = []
@@ -233,10 +239,12 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
 
     def _layer_options(self, bias: list[Array], truths: Truths) -> tuple[Any, ...]:
         """What the formula takes behind the arguments of cross-entropy: bias, bound, and factor of the z-loss."""
-        z_loss = None
+        bias_row = z_loss = None
+        if bias:
+            bias_row = bias[0][None, :]
         if self.z_loss:
             z_loss = math.ldexp(self.z_loss, -truths.exponent)  # as the class weights are scaled
-        return bias[0][None, :] if bias else None, self.softcap, z_loss
+        return bias_row, self.softcap, z_loss
 
 
 def _part(array: Array | None, block: slice) -> Array | None:

@@ -74,7 +74,7 @@ class Accuracy(Metric, LabelOptions):
             return self._compared(pred_labels, labels, mask)
         rows = Rows.read(self.reader, logits, labels, mask)
         best = rows.ops.xp.argmax(rows.logits, axis=1)
-        if rows.targets.has_sets:
+        if rows.targets.has_sets:  # any candidate is right
             members = rows.targets.members(rows.logits.shape[1])
             right = rows.ops.xp.take_along_axis(members, best[:, None], axis=1)[:, 0]
         else:
@@ -112,8 +112,9 @@ class Accuracy(Metric, LabelOptions):
 
     def _ids(self, what: str, labels: Any) -> Any:
         """Labels as an array, with ids in the place of names if those are known."""
-        is_array = hasattr(labels, "dtype") and hasattr(labels, "reshape")
-        x = labels if is_array else np.asarray(labels, dtype=object)
+        x = labels
+        if not hasattr(labels, "dtype") or not hasattr(labels, "reshape"):
+            x = np.asarray(labels, dtype=object)  # not as text: NumPy would turn ids among names into names
         get_ops(x)  # raises TypeError for arrays of a library that no backend handles
         if self.names is None or x.dtype.kind in "fiub":
             return x
@@ -127,8 +128,10 @@ class Accuracy(Metric, LabelOptions):
 
     def _kinds(self, labels: Any) -> set[str]:
         """Whether labels are ids, names, or both."""
+        if not labels.size:
+            return set()
         if labels.dtype.kind in "fiub":
-            return {"ids"} if labels.size else set()
+            return {"ids"}
         known = [x for x in labels.ravel().tolist() if x is not None and x != self.missing_value]
         return {"names" if isinstance(x, str) else "ids" for x in known}
 
@@ -160,7 +163,9 @@ class BinaryAccuracy(Metric):
         weight = read_weight(batch, mask)
         truths = read_numbers(batch, labels)
         if not batch.ops.on_device:
-            is_read = None if batch.kept is None else batch.kept.reshape(batch.shape)
+            is_read = batch.kept
+            if is_read is not None:
+                is_read = is_read.reshape(batch.shape)
             check_domain(batch.ops, batch.name, "labels", truths, OneOf((0.0, 1.0)), is_read, batch.place)
         right = (batch.arrays[0] > 0) == (truths != 0)
         return self.State.from_values(right.reshape(-1), mask=weight)

@@ -21,7 +21,9 @@ def get_glob(context: Any, path: str) -> Any:
     What is before the first wildcard is dropped from the result. KeyError where the path leads nowhere.
     """
     head, steps = _read(path)
-    tree = get_path(context, head) if head else context
+    tree = context
+    if head:
+        tree = get_path(context, head)
     if not steps:
         return tree
     part = _pruned(tree, steps, ())

@@ -97,12 +97,16 @@ class RocAuc(Metric):
         columns = rows.logits.shape[1]
         if max(self.unique_labels or (0,)) >= columns:
             raise fail(type(self).__name__, "logits", f"with a column for each of {self.unique_labels}", f"{columns}")
-        weight = rows.ops.xp.ones(len(rows.logits)) if rows.weight is None else rows.weight
-        return self.State(rows.logits.copy(), rows.targets.indices.copy(), weight.copy())  # the caller's may change
+        weight = rows.weight
+        if weight is None:
+            weight = rows.ops.xp.ones(len(rows.logits))
+        # Copies: the caller's arrays may change before the result is computed.
+        return self.State(rows.logits.copy(), rows.targets.indices.copy(), weight.copy())
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:
     """Logarithms of probabilities, precise near 0 and near 1 as well."""
+    # Without the largest, which is log1p's 1.
     best = x.argmax(axis=1, keepdims=True)
     shifted = x - np.take_along_axis(x, best, axis=1)
     others = np.exp(shifted)

@@ -83,7 +83,9 @@ class Norm(Metric):
     @property
     def power(self) -> float:
         """The exponent of numbers before they are added."""
-        return self.ord if isinstance(self.ord, float) else 2.0
+        if isinstance(self.ord, float):
+            return self.ord
+        return 2.0  # of None and "fro"
 
     @without_float_warnings
     @foreign_arrays
@@ -103,15 +105,18 @@ class Norm(Metric):
         for i in axes:
             first[i] = slice(1)
         ops, _, weight = masked_values(name, x[tuple(first)], mask)
-        if weight is not None:
+        if weight is not None:  # a masked vector may hold NaN
             x = ops.xp.where(weight != 0, x, 0.0)
 
+        # Powers add up over batches, norms do not.
         if self.aggregation_type == "concat" and 0 < self.power < math.inf:
             return self.State.from_values((abs(x) ** self.power).sum(axis=axes, keepdims=True), mask=weight)
         norm = ops.xp.linalg.norm(x, ord=self.ord, axis=axis, keepdims=True)
         if self.aggregation_type == "average" or not self.power:
             return self.State.from_values(norm, mask=weight)
-        return self.State(largest=ops.scalar(norm.max()) if norm.size else 0.0)
+        if not norm.size:
+            return self.State(largest=0.0)
+        return self.State(largest=ops.scalar(norm.max()))
 
 
 @register("Std.v1", to="metrics")
@@ -146,6 +151,7 @@ class Std(Metric):
             """The state of the numbers of both."""
             parent = self.merged_parent(other)
             count = self.count + other.count
+            # The mean moves towards the other one by the fraction of numbers that the other state has.
             fraction, gap = _ratio(other.count, count), other.mean - self.mean
             mean = self.mean + gap * fraction
             squares = self.squares + other.squares + gap * gap * self.count * fraction
@@ -203,6 +209,9 @@ class SingleDimension(Metric):
 def _ratio(a: Any, b: Any) -> Any:
     """a / b of numbers or of 0-d arrays on a device; 0 where both are 0."""
     if isinstance(b, (int, float)):
-        return a / b if b else 0.0
+        if not b:
+            return 0.0
+        return a / b
+    # A device is not waited for: both cases in one expression.
     xp = get_ops(b).xp
     return a / xp.where(b == 0, 1.0, b)

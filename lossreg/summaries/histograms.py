@@ -70,7 +70,9 @@ class Histogram(Metric):
         def compute(self) -> Buckets:
             """The histogram."""
             tensor = super().compute().tensor
-            numbers = np.zeros(0) if tensor is None else tensor.astype(np.float64)
+            if tensor is None:  # no batches
+                tensor = np.zeros(0)
+            numbers = tensor.astype(np.float64)
             finite = numbers[np.isfinite(numbers)]
             counts, edges = np.histogram(finite, self.parent.num_buckets, _range(finite, self.parent.num_buckets))
             return Buckets(counts, edges, numbers.size - finite.size)

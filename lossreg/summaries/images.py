@@ -193,7 +193,9 @@ def read_images(
             expected += " for a colour map"
         raise fail(name, what, expected, describe(x))
     first = first_of(x, number, axes=3)
-    first = first.astype(np.float32) / np.float32(255 if x.dtype.name == "uint8" else 1)
+    first = first.astype(np.float32)
+    if x.dtype.name == "uint8":
+        first = first / np.float32(255)
     if value_range is not None:
         low, high = map(np.float32, value_range)
         first = (ops.xp.minimum(ops.xp.maximum(first, low), high) - low) / (high - low)

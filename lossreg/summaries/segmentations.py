@@ -90,7 +90,8 @@ class ShowSegmentations(Metric):
         x = as_array(name, "segmentations", segmentations)
         is_hard = x.dtype.kind in "iub"
         channels = x.shape[-1] if x.ndim >= 3 else 0
-        if not (channels == 1 if is_hard else channels > 1):
+        # Ids are in one channel, fractions in one channel per segment.
+        if channels == 0 or is_hard != (channels == 1):
             expected = "of shape (..., h, w, 1) of integers, or (..., h, w, k) of floats with k > 1"
             raise fail(name, "segmentations", expected, describe(x))
         first = first_of(x, self.num_images, axes=3)
@@ -131,8 +132,9 @@ class ShowSegmentations(Metric):
         unique, numbers = np.unique(ids, return_inverse=True)
         images = self._colours(unique, count)[numbers.reshape(ids.shape)]
         # Among one segment alone, Kauldron's entropy is 1.
-        segments = count if self.palette is None else len(self.palette)
-        return images, ids, float(segments == 1)
+        if self.palette is not None:
+            count = len(self.palette)
+        return images, ids, float(count == 1)
 
     def _colours(self, segments: np.ndarray, count: int) -> np.ndarray:
         """The colours of some of `count` segments."""
