@@ -289,10 +289,10 @@ class _Torch(_DLPack):
     def wrap(self, array: Array, first: Any) -> Any:
         import torch
 
-        share = torch.from_numpy if isinstance(array, np.ndarray) else torch.from_dlpack
+        to_tensor = torch.from_numpy if isinstance(array, np.ndarray) else torch.from_dlpack
         if array.dtype.name == "bfloat16":
-            return share(array.view(np.int16)).view(torch.bfloat16)
-        return share(array)
+            return to_tensor(array.view(np.int16)).view(torch.bfloat16)
+        return to_tensor(array)
 
     @contextlib.contextmanager
     def scope(self, first: Any) -> Iterator[None]:

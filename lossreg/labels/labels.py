@@ -1,4 +1,4 @@
-"""`Labels`: what the labels of a calculator look like, and `Targets` (arrays) made of those of a batch."""
+"""`Labels`: the form of a calculator's labels, and the reader that turns those of a batch into `Targets`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def label_problems(
 
 
 class Labels:
-    """What the labels of one calculator look like; `read` turns those of a batch into targets."""
+    """The form of the labels of one calculator; `read` turns those of a batch into targets."""
 
     def __init__(
         self,

@@ -51,7 +51,7 @@ class _LinearBatch(Batch):
 
 
 class _LayerGradients:
-    """The gradients of a layer's inputs, made block by block from those of its logits."""
+    """The gradients of a layer's inputs, block by block from those of its logits."""
 
     def __init__(self, xp: Any, out: list[Array], dtype: Any) -> None:
         self.xp, self.dtype = xp, dtype
@@ -98,7 +98,7 @@ class LogitOptions(Configurable):
 class LinearCrossEntropy(CrossEntropy, LogitOptions):
     """Cross-entropy of a linear layer with all its gradients; the logits exist a block of rows at a time.
 
-        z = x W^T + bias,   z = softcap tanh(z / softcap) where that is given
+        z = x W^T + bias,   z = softcap tanh(z / softcap) unless softcap is None
         value = CrossEntropy(z, truth) + z_loss (log sum_j e^z_j)**2
         gradient in x = G W,   in W = G^T x,   in bias = sum over rows of G,   with G the gradient in z
 

@@ -54,7 +54,7 @@ class Accuracy(Metric, LabelOptions):
         """Right rows, and rows."""
 
     def check_options(self) -> Iterable[Problem]:
-        """Logits beside predicted labels."""
+        """Logits together with predicted labels."""
         yield from super().check_options()
         if self.logits is not None and self.pred_labels is not None:
             yield "pred_labels", "should be left out where logits are given"

@@ -103,8 +103,8 @@ class Ari(Metric):
         """Raise for ids that are not below the number of instances. A device would have to wait for the answer."""
         if count is None or ops.on_device:
             return
-        name, place = type(self).__name__, "video {}".format
-        check_domain(ops, name, f"{what} ids", ids, Interval(0, count - 1), counted, place)
+        domain = Interval(0, count - 1)
+        check_domain(ops, type(self).__name__, f"{what} ids", ids, domain, counted, "video {}".format)
 
     def _index(self, ops: Ops, guesses: Array, truths: Array, counted: Array) -> Array:
         """The index of each video."""

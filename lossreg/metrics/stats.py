@@ -126,7 +126,7 @@ class Std(Metric):
         mean = sum(mask * x) / sum(mask)
         std  = sqrt(sum(mask * (x - mean)^2) / sum(mask))
 
-    States hold the mean and the sum of squares around it, so that a mean which is great beside the deviation costs no
+    States hold the mean and the sum of squares around it, so that a mean which is great against the deviation costs no
     digits. No numbers have the deviation 0.
 
     Shapes: values any; a mask has the first axes of the values.

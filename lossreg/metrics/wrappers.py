@@ -1,4 +1,4 @@
-"""Metrics made of another metric: over the leaves of trees, and where something may be missing."""
+"""Metrics around another metric: over the leaves of trees, and for contexts in which something may be missing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Noop(Metric):
 
 
 class _Wrapper(Metric):
-    """A metric that reads a context as the one it is made of does."""
+    """A metric around another one, whose paths in a context it has."""
 
     metric: Metric = dataclasses.field(kw_only=False)
 
