@@ -25,7 +25,7 @@ __all__ = ["ConstantSchedule", "CosineSchedule", "LinearSchedule", "PiecewiseSch
 
 
 class Schedule(Configurable, ABC):
-    """A function of the step, as an object that a config can hold. Any function from step to number will do as well."""
+    """A function from step to number, as an object for configs. Anywhere else any such function will do."""
 
     @classmethod
     def _example_call(cls) -> str:
@@ -58,12 +58,12 @@ class _Ramp(Schedule):
 
     def __call__(self, step: float) -> float:
         """start + (end - start) * shape((step - begin) / steps), with the fraction clipped to [0, 1]."""
-        share = self.shape(min(max((step - self.begin) / self.steps, 0.0), 1.0))
-        return self.start * (1.0 - share) + self.end * share
+        fraction = self.shape(min(max((step - self.begin) / self.steps, 0.0), 1.0))
+        return self.start * (1.0 - fraction) + self.end * fraction
 
     @abstractmethod
     def shape(self, x: float) -> float:
-        """The share of the way that is covered after a share of the steps."""
+        """The fraction of the way from start to end after a fraction x of the steps."""
 
 
 @register("linear.v1", to="schedules")
@@ -110,7 +110,7 @@ class _Locks:
         self.by_process: dict[int, Any] = {}
 
     def of_process(self) -> Any:
-        """That of this process; made by one call of C, and so once."""
+        """That of this process. setdefault is one call of C: two threads get the same lock."""
         return self.by_process.setdefault(os.getpid(), threading.RLock())
 
 

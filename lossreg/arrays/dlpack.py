@@ -33,9 +33,9 @@ _LABELS = {str, int, float, bool, set, frozenset}
 def foreign_arrays(method: Method) -> Method:
     """A method on arrays that takes those of other libraries as well, without a copy.
 
-    Inside they are NumPy's, or CuPy's where they lie on a GPU; whatever their library would record of gradients is
-    left behind. Outside, arrays of the result are of the library to which the first array of the first argument
-    belongs, and what was passed in, such as `out`, comes back as itself.
+    Inside they are NumPy's, or CuPy's where they lie on a GPU; autograd history is dropped. Outside, arrays of the
+    result are of the library to which the first array of the first argument belongs, and an array that was passed in,
+    such as `out`, comes back as itself.
     """
     parameters = inspect.signature(method)
     names = list(parameters.parameters)[1:]
@@ -43,6 +43,7 @@ def foreign_arrays(method: Method) -> Method:
 
     @functools.wraps(method)
     def at_boundary(self: Any, *arguments: Any, **named: Any) -> Any:
+        # Most calls pass all arguments by position and arrays of ours: they pay for two checks of types.
         if named or not len(needed) <= len(arguments) <= len(names):
             try:
                 bound = parameters.bind(self, *arguments, **named)
@@ -56,7 +57,7 @@ def foreign_arrays(method: Method) -> Method:
             return method(self, *arguments, **named)
         visit = _Visit(_class_of(self))
         first = next(arrays_in((arguments or tuple(named.values()))[0]), None)
-        with _library(type(first)).scope(first) if _kind(type(first)) == "foreign" else contextlib.nullcontext():
+        with _scope_of(first):
             try:
                 inside = [visit.inside(x, name) for x, name in zip(arguments, names, strict=False)]
                 more = {name: visit.inside(x, name) for name, x in named.items()}
@@ -67,6 +68,13 @@ def foreign_arrays(method: Method) -> Method:
                     _library(type(target)).wrote(target)
 
     return cast(Method, at_boundary)
+
+
+def _scope_of(first: Any) -> contextlib.AbstractContextManager[Any]:
+    """The device and the stream on which the library of a first array computes."""
+    if _kind(type(first)) == "foreign":
+        return _library(type(first)).scope(first)
+    return contextlib.nullcontext()
 
 
 def _class_of(owner: Any) -> type:
@@ -118,6 +126,7 @@ def _holds_foreign(value: Any) -> bool:
         return any(map(_holds_foreign, value.values()))
     if not value or type(value[0]) in _LABELS:
         return False
+    # Lists of labels may be long: their types say that there is nothing to search.
     others = set(map(type, value)) - OURS
     if others == {list} and {type(x[0]) for x in value if type(x) is list and x} <= _LABELS:
         return False
@@ -166,11 +175,16 @@ class _Visit:
         if id(value) in self.theirs:
             return self.theirs[id(value)]
         if _is_array(value):
-            return value if _kind(type(first)) != "foreign" else _library(type(first)).wrap(value, first)
+            if _kind(type(first)) != "foreign":
+                return value
+            return _library(type(first)).wrap(value, first)
         kind = _kind(type(value))
         if kind == "ragged":
-            return type(value)(self.outside(value.dataXd, first), self.theirs.get(id(value.lengths), value.lengths))
-        return _mapped(lambda x: self.outside(x, first), value) if kind == "tree" else value
+            lengths = self.theirs.get(id(value.lengths), value.lengths)
+            return type(value)(self.outside(value.dataXd, first), lengths)
+        if kind == "tree":
+            return _mapped(lambda x: self.outside(x, first), value)
+        return value
 
     def _read(self, value: Any, what: str) -> Array:
         library = _library(type(value))
@@ -262,20 +276,23 @@ class _Torch(_DLPack):
         problem = why_not_readable(value)
         if problem:
             raise TypeError(problem)
-        half = value.dtype == torch.bfloat16
-        dtype = _bfloat16() if half else None
         value = value.detach().resolve_neg()
-        value = value.view(torch.int16) if half else value
-        array = value.numpy() if value.is_cpu else super().read(value)
-        return array.view(dtype) if half else array
+        if value.dtype != torch.bfloat16:
+            return self._shared(value)
+        # NumPy and DLPack's readers do not know it: it travels as integers of the same bits.
+        dtype = _bfloat16()
+        return self._shared(value.view(torch.int16)).view(dtype)
+
+    def _shared(self, value: Any) -> Array:
+        return value.numpy() if value.is_cpu else super().read(value)
 
     def wrap(self, array: Array, first: Any) -> Any:
         import torch
 
-        half = array.dtype.name == "bfloat16"
-        array = array.view(np.int16) if half else array
-        tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else torch.from_dlpack(array)
-        return tensor.view(torch.bfloat16) if half else tensor
+        to_tensor = torch.from_numpy if isinstance(array, np.ndarray) else torch.from_dlpack
+        if array.dtype.name == "bfloat16":
+            return to_tensor(array.view(np.int16)).view(torch.bfloat16)
+        return to_tensor(array)
 
     @contextlib.contextmanager
     def scope(self, first: Any) -> Iterator[None]:
@@ -301,15 +318,18 @@ class _Jax(_DLPack):
         return "of jax, whose arrays are not"
 
     def read(self, value: Any) -> Array:
-        on_host = all(device.platform == "cpu" for device in value.devices())
-        return np.asarray(value) if on_host else super().read(value)
+        if all(device.platform == "cpu" for device in value.devices()):
+            return np.asarray(value)
+        return super().read(value)
 
     def wrap(self, array: Array, first: Any) -> Any:
         import jax
 
         if not isinstance(array, np.ndarray):
             return jax.numpy.from_dlpack(array)
-        return jax.device_put(array, first.device if isinstance(first.device, jax.Device) else None)
+        # An array that is spread over several devices has a sharding instead.
+        device = first.device if isinstance(first.device, jax.Device) else None
+        return jax.device_put(array, device)
 
 
 def why_not_readable(tensor: Any) -> str:
@@ -343,9 +363,9 @@ def _bfloat16() -> Any:
 
 
 def _by_type(function: Callable[[type], Result]) -> Callable[[type], Result]:
-    """A function of types that is called once for each."""
-    found: Callable[[Any], Result] = functools.cache(function)
-    return found
+    """A function of types that is called once per type."""
+    cached: Callable[[Any], Result] = functools.cache(function)
+    return cached
 
 
 def _root(cls: type) -> str:
@@ -371,7 +391,9 @@ def _library(cls: type) -> _DLPack:
     roots = {_root(base) for base in cls.__mro__}
     if "torch" in roots:
         return _Torch("torch")
-    return _Jax("jax") if roots & {"jax", "jaxlib"} else _DLPack(_root(cls))
+    if roots & {"jax", "jaxlib"}:
+        return _Jax("jax")
+    return _DLPack(_root(cls))
 
 
 def _is_array(value: Any) -> bool:
@@ -380,8 +402,10 @@ def _is_array(value: Any) -> bool:
 
 
 def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:
-    """A dict, list or tuple of what a function makes of its parts."""
+    """A dict, list or tuple with a function applied to each of its parts."""
     if isinstance(tree, Mapping):
         return {key: function(value) for key, value in tree.items()}
     parts = map(function, tree)
-    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    if hasattr(tree, "_fields"):  # a named tuple
+        return type(tree)(*parts)
+    return type(tree)(parts)

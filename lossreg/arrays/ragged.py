@@ -16,10 +16,10 @@ __all__ = ["Ragged", "is_ragged", "like", "read_ragged"]
 class Ragged:
     """Sequences of different lengths, one behind the other: nothing is padded, and nothing is copied.
 
-    data: array (total, ...).   lengths: (n,) whole numbers that sum to total, one for each sequence; best a NumPy
-    array, since lengths on a device are waited for.
+    data: array (total, ...).   lengths: (n,) whole numbers that sum to total, one per sequence; best a NumPy array,
+    since a call waits for lengths on a device.
     Calculators take it wherever they take a list of sequences, and return the gradient as one with the same lengths.
-    Thinc's `Ragged` is as good as this one.
+    Thinc's `Ragged` does as well.
     """
 
     data: Any
@@ -46,12 +46,17 @@ def like(ragged: Any, data: Any) -> Any:
 
 def read_ragged(name: str, what: str, ragged: Any) -> tuple[Any, tuple[int, ...]]:
     """(data, lengths) of a Ragged, or an error if they do not fit each other."""
-    data, given = ragged.dataXd, ragged.lengths
+    data, lengths_as_passed = ragged.dataXd, ragged.lengths
     if not hasattr(data, "__len__") or getattr(data, "ndim", 1) == 0:
         raise fail(name, f"data of {what}", "to be an array (total, ...)", describe(data))
-    lengths = np.asarray(on_host(given) if hasattr(given, "dtype") else given)
-    if lengths.ndim != 1 or lengths.dtype.kind not in "iu" and lengths.size or lengths.min(initial=0) < 0:
-        raise fail(name, f"lengths of {what}", "of shape (n,), whole numbers of at least 0", describe(given))
+    lengths = lengths_as_passed
+    if hasattr(lengths, "dtype"):
+        lengths = on_host(lengths)
+    lengths = np.asarray(lengths)
+    is_whole = lengths.dtype.kind in "iu" or not lengths.size  # an empty list becomes an array of floats
+    if lengths.ndim != 1 or not is_whole or lengths.min(initial=0) < 0:
+        got = describe(lengths_as_passed)
+        raise fail(name, f"lengths of {what}", "of shape (n,), whole numbers of at least 0", got)
     if lengths.sum() != len(data):
         raise fail(name, f"lengths of {what}", f"to sum to {len(data)} (the items of data)", f"{int(lengths.sum())}")
     return data, tuple(lengths.tolist())

@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["arguments_of", "copied_with", "forget_computed", "has_own_init", "is_equal", "keep_arguments"]
 
 _ARGUMENTS = "_made_with"
-"""The attribute of an object that holds the arguments it was made with."""
+"""The attribute that holds the arguments of an object's `__init__`."""
 
 
 def has_own_init(cls: type) -> bool:
@@ -44,7 +44,7 @@ def _keeping(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def _bound(signature: inspect.Signature, self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by name; those of `**kwargs` among the others. Nothing where they do not fit: the call will say so."""
+    """Arguments by name, those of `**kwargs` among the others. None at all if they do not fit: the call says so."""
     try:
         bound = signature.bind(self, *args, **kwargs)
     except TypeError:
@@ -60,14 +60,16 @@ def _bound(signature: inspect.Signature, self: Any, args: tuple[Any, ...], kwarg
             arguments["*"] = value
         else:
             arguments[parameter.name] = value
-    # A list of the caller's may change later.
-    return {name: copy.copy(x) if isinstance(x, (list, dict, set)) else x for name, x in arguments.items()}
+    for name, value in arguments.items():
+        if isinstance(value, (list, dict, set)):  # the caller's may change later
+            arguments[name] = copy.copy(value)
+    return arguments
 
 
 def arguments_of(calculator: Any) -> Mapping[str, Any]:
-    """What an object was made with, by name; "*" for positional arguments without a name.
+    """The arguments of an object's `__init__` by name; "*" for positional arguments without a name.
 
-    Where an attribute has the name of an argument, its value of today counts.
+    If an attribute has the name of an argument, its value of today counts.
     """
     arguments: Mapping[str, Any] = vars(calculator).get(_ARGUMENTS, {})
     return {name: vars(calculator).get(name, value) for name, value in arguments.items()}
@@ -95,7 +97,8 @@ def is_equal(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple)):
         return type(a) is type(b) and len(a) == len(b) and all(map(is_equal, a, b))
     if hasattr(a, "shape") or hasattr(b, "shape"):
-        return getattr(a, "shape", None) == getattr(b, "shape", None) and bool((a == b).all())
+        same_shape = getattr(a, "shape", None) == getattr(b, "shape", None)
+        return same_shape and bool((a == b).all())
     return bool(a == b)
 
 
@@ -115,10 +118,11 @@ def _is_equal_calculator(self: Any, other: Any) -> Any:
     mine, theirs = _state(self), _state(other)
     mine.pop(_ARGUMENTS, None)
     theirs.pop(_ARGUMENTS, None)
-    if mine.keys() != theirs.keys() or not all(is_equal(mine[name], theirs[name]) for name in mine):
-        return False
-    # What the `__init__` has kept under no name, or under another one.
-    mine, theirs = dict(arguments_of(self)), dict(arguments_of(other))
+    # Arguments as well: the `__init__` may have no attributes for them, or attributes of other names.
+    return _are_equal(mine, theirs) and _are_equal(arguments_of(self), arguments_of(other))
+
+
+def _are_equal(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     return mine.keys() == theirs.keys() and all(is_equal(mine[name], theirs[name]) for name in mine)
 
 

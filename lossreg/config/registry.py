@@ -34,8 +34,9 @@ class Registry(catalogue.Registry):  # type: ignore[misc]
         if not isinstance(name, str) or not name:
             raise ConfigError([(self.namespace[-1], f"expected a name, got {name!r}")])
         known = catalogue.REGISTRY.get((*self.namespace, name))
-        reloaded = origin(known) == origin(func) and "<" not in origin(func)  # a module that is imported again
-        if known is not None and known is not func and not reloaded:
+        # A module that is imported again may replace what it has registered; functions within functions look alike.
+        is_reloaded = origin(known) == origin(func) and "<" not in origin(func)
+        if known is not None and known is not func and not is_reloaded:
             raise ConfigError([(self.namespace[-1], f"'{name}' is already registered by {origin(known)}")])
         super().register(name, func=func)
         return func
@@ -51,18 +52,17 @@ class Registry(catalogue.Registry):  # type: ignore[misc]
         return (*self.namespace, name) in catalogue.REGISTRY or name in self._plugins
 
     def get(self, name: str) -> Any:
-        """What is registered under a name; `ConfigError` with close matches when nothing is."""
-        plugins = self._plugins.get(name, []) if isinstance(name, str) else []
-        built_in = catalogue.REGISTRY.get((*self.namespace, name)) if isinstance(name, str) else None
+        """The function or class of a name; `ConfigError` with close matches if there is none."""
+        if not isinstance(name, str):
+            raise self._unknown(name)
+        plugins = self._plugins.get(name, [])
+        built_in = catalogue.REGISTRY.get((*self.namespace, name))
         if built_in is not None:
             if plugins:
                 warnings.warn(f"plug-in {plugins[0].value} is ignored: '{name}' is already registered", stacklevel=2)
             return built_in
         if not plugins:
-            known = self.names()
-            hint = self._closest(name, known) if isinstance(name, str) else ""
-            listing = "" if hint else f" (known: {', '.join(known) or 'none'})"
-            raise ConfigError([(self.namespace[-1], f"nothing is registered as {name!r}{hint}{listing}")])
+            raise self._unknown(name)
         if len({entry_point.value for entry_point in plugins}) > 1:
             origins = " and ".join(entry_point.value for entry_point in plugins)
             raise ConfigError([(self.namespace[-1], f"'{name}' is provided by more than one plug-in: {origins}")])
@@ -71,6 +71,16 @@ class Registry(catalogue.Registry):  # type: ignore[misc]
         except (Exception, SystemExit) as error:  # a module that calls sys.exit is broken like any other
             message = f"plug-in {plugins[0].value} for '{name}' cannot be loaded: {one_line(error)}"
             raise ConfigError([(self.namespace[-1], message)]) from error
+
+    def _unknown(self, name: Any) -> ConfigError:
+        """The error for a name under which nothing is registered."""
+        known = self.names()
+        hint = ""
+        if isinstance(name, str):
+            hint = self._closest(name, known)
+        if not hint:
+            hint = f" (known: {', '.join(known) or 'none'})"
+        return ConfigError([(self.namespace[-1], f"nothing is registered as {name!r}{hint}")])
 
     def _closest(self, name: str, known: list[str]) -> str:
         """The question whether another name was meant."""
@@ -82,21 +92,21 @@ class Registry(catalogue.Registry):  # type: ignore[misc]
 
     def names(self) -> list[str]:
         """All names, sorted; plug-ins are listed without being loaded."""
-        depth = len(self.namespace)
-        own = {
-            keys[-1] for keys in list(catalogue.REGISTRY) if keys[:-1] == tuple(self.namespace) and len(keys) > depth
-        }
-        return sorted(own | set(self._plugins))
+        names = set(self._plugins)
+        for *namespace, name in list(catalogue.REGISTRY):
+            if namespace == list(self.namespace):
+                names.add(name)
+        return sorted(names)
 
     def get_all(self) -> dict[str, Any]:
         """Everything that can be loaded, by name; a plug-in that cannot is left out with a warning."""
-        found = {}
+        functions = {}
         for name in self.names():
             try:
-                found[name] = self.get(name)
+                functions[name] = self.get(name)
             except ConfigError as error:
                 warnings.warn(str(error), stacklevel=2)
-        return found
+        return functions
 
 
 def origin(func: Any) -> str:

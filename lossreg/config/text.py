@@ -74,13 +74,7 @@ def read_text(text: str) -> dict[str, Any]:
     if len(text) > MAX_CHARACTERS:
         raise ConfigError([("", f"expected at most {MAX_CHARACTERS:,} characters, got {len(text):,}")])
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    control = _CONTROL.search(text)
-    if control is not None:
-        line = text.count("\n", 0, control.start()) + 1
-        message = (
-            f"expected text, got the control character {control.group()!r}: in a JSON string, write it as an escape"
-        )
-        raise ConfigError([("", f"line {line}: {message}")])
+    _check_characters(text)
     reader = _Reader()
     for number, content in enumerate(text.split("\n"), 1):
         reader.read_line(number, content)
@@ -94,8 +88,17 @@ def read_text(text: str) -> dict[str, Any]:
     return tree
 
 
+def _check_characters(text: str) -> None:
+    control = _CONTROL.search(text)
+    if control is None:
+        return
+    line = text.count("\n", 0, control.start()) + 1
+    expected = f"expected text, got the control character {control.group()!r}: in a JSON string, write it as an escape"
+    raise ConfigError([("", f"line {line}: {expected}")])
+
+
 class _Reader:
-    """Takes a text line by line. An option ends where the next one begins: indented lines belong to its value."""
+    """Reads a text line by line. An option ends where the next one begins: indented lines belong to its value."""
 
     def __init__(self) -> None:
         self.sections: dict[str, dict[str, Any]] = {}
@@ -127,29 +130,37 @@ class _Reader:
             self.read_option(number, content)
 
     def read_section(self, number: int, content: str) -> None:
+        # The options below a line with a problem are read too, for their own problems.
+        self.section, self.options = "", {}
         match = _SECTION.fullmatch(content)
-        name = "" if match is None else match.group(1)
-        self.section, self.options = name, {}
         if match is None:
-            message = f"expected a section, [name], and nothing else on its line, got {_short(content)}"
-        elif name in self.sections:
-            message = f"there is a section [{name}] already"
-        elif name.split(".")[0] == "DEFAULT":
-            message = (
-                "there is no section of defaults, as [DEFAULT] is in other files: refer to values as ${section.option}"
-            )
-        elif any(_NO_SECTION.search(part) for part in name.split(".")):
-            message = f"expected names with single dots between them and no spaces around, got [{_short(name)}]"
-        elif name.count(".") >= MAX_DEPTH:
-            message = f"expected sections nested at most {MAX_DEPTH} deep, got {name.count('.') + 1} names"
-        elif len(self.sections) == MAX_SECTIONS:
-            raise ConfigError(
-                [("", f"line {number}: a config can have {MAX_SECTIONS:,} sections, and this is one more")]
-            )
-        else:
-            self.sections[name] = self.options
+            expected = "expected a section, [name], and nothing else on its line"
+            self.problem(number, "", f"{expected}, got {_short(content)}")
             return
-        self.problem(number, name, message)
+        name = match.group(1)
+        self.section = name
+        message = self.problem_of_name(name)
+        if message:
+            self.problem(number, name, message)
+            return
+        if len(self.sections) == MAX_SECTIONS:
+            message = f"line {number}: a config can have {MAX_SECTIONS:,} sections, and this is one more"
+            raise ConfigError([("", message)])
+        self.sections[name] = self.options
+
+    def problem_of_name(self, name: str) -> str:
+        """Why no section can have a name, "" if one can."""
+        parts = name.split(".")
+        if name in self.sections:
+            return f"there is a section [{name}] already"
+        if parts[0] == "DEFAULT":
+            there_is = "there is no section of defaults, as [DEFAULT] is in other files"
+            return f"{there_is}: refer to values as ${{section.option}}"
+        if any(map(_NO_SECTION.search, parts)):
+            return f"expected names with single dots between them and no spaces around, got [{_short(name)}]"
+        if len(parts) > MAX_DEPTH:
+            return f"expected sections nested at most {MAX_DEPTH} deep, got {len(parts)} names"
+        return ""
 
     def read_option(self, number: int, content: str) -> None:
         delimiter = _DELIMITER.search(content)
@@ -157,8 +168,10 @@ class _Reader:
             self.problem(number, "", f"expected a section, [name], before the first option, got {_short(content)}")
             self.options = {}
         elif delimiter is None:
-            hint = "; indent the further lines of a value" if content[0] in "]}\"'" else ""
-            self.problem(number, self.section, f"expected 'option = value', got {_short(content)}{hint}")
+            message = f"expected 'option = value', got {_short(content)}"
+            if content[0] in "]}\"'":  # the end of a JSON value
+                message += "; indent the further lines of a value"
+            self.problem(number, self.section, message)
         elif delimiter.start() == 0:
             self.problem(number, self.section, f"expected the name of an option before {_short(content)}")
         else:
@@ -193,11 +206,13 @@ class _Reader:
 
     def warn_of_single_quotes(self) -> None:
         """One warning for all options: a warning takes longer than a line."""
-        if self.single_quoted:
-            named = ", ".join(self.single_quoted[:3])
-            more = f" and {len(self.single_quoted) - 3} more" if len(self.single_quoted) > 3 else ""
-            message = f"values are JSON, whose quotes are double: single quotes are part of the text of {named}{more}"
-            warnings.warn(message, stacklevel=4)
+        if not self.single_quoted:
+            return
+        options = ", ".join(self.single_quoted[:3])
+        if len(self.single_quoted) > 3:
+            options += f" and {len(self.single_quoted) - 3} more"
+        message = f"values are JSON, whose quotes are double: single quotes are part of the text of {options}"
+        warnings.warn(message, stacklevel=4)
 
 
 def _nested(sections: dict[str, dict[str, Any]], problems: list[Problem]) -> dict[str, Any]:
@@ -223,20 +238,33 @@ def _nested(sections: dict[str, dict[str, Any]], problems: list[Problem]) -> dic
 
 
 def _value(text: str) -> tuple[Any, int]:
-    """What the text of an option means as long as its variables are not filled in, and how many containers it has."""
+    """The value of an option before its variables are replaced, and the number of its containers."""
     if "$" not in text and "\\u0024" not in text:
         value = interpret(text)
-        return value, _containers(value, text) if isinstance(value, (list, dict)) else 0
-    # `\u0024` is a dollar sign that begins no variable, which is written `$$` where there are variables
-    value, is_json = parse_json(re.sub(r"\\(?:u0024|.)", lambda m: "$$" if len(m.group()) > 2 else m.group(), text))
-    if not is_json:
-        return (text if "${" in text else interpret(text)), _brackets(text)
-    if isinstance(value, str):
-        if "${" not in value:
+        if not isinstance(value, (list, dict)):
             return value, 0
-        return (json.dumps(value) if "\\u0024" in text else text), 0
-    containers = _containers(value, text)
-    return _as_templates(value), containers
+        return value, _containers(value, text)
+    value, is_json = parse_json(_ESCAPE.sub(_with_plain_dollar, text))
+    if not is_json:
+        template = text if "${" in text else interpret(text)
+        return template, _brackets(text)
+    if not isinstance(value, str):
+        containers = _containers(value, text)
+        return _as_templates(value), containers
+    if "${" not in value:
+        return value, 0
+    template = json.dumps(value) if "\\u0024" in text else text
+    return template, 0
+
+
+_ESCAPE = re.compile(r"\\(?:u0024|.)")
+
+
+def _with_plain_dollar(escape: re.Match[str]) -> str:
+    r"""`\u0024` is a dollar sign that begins no variable, which is written `$$` where there are variables."""
+    if len(escape.group()) > 2:
+        return "$$"
+    return escape.group()
 
 
 def _as_templates(value: Any) -> Any:
@@ -245,13 +273,17 @@ def _as_templates(value: Any) -> Any:
         return {_literal_key(key): _as_templates(item) for key, item in value.items()}
     if isinstance(value, list):
         return _literal_keys(value)
-    return json.dumps(value) if isinstance(value, str) and "${" in value else value
+    if isinstance(value, str) and "${" in value:
+        return json.dumps(value)
+    return value
 
 
 def _literal_keys(value: Any) -> Any:
     if isinstance(value, dict):
         return {_literal_key(key): _literal_keys(item) for key, item in value.items()}
-    return [_literal_keys(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_literal_keys(item) for item in value]
+    return value
 
 
 def _literal_key(key: str) -> str:
@@ -271,20 +303,24 @@ def interpret(text: str, path: str = "") -> Any:
         return value
     if text in _PYTHON_LITERALS:
         return _PYTHON_LITERALS[text]
-    # What is clearly no plain text would otherwise become a wrong string.
-    message = ""
-    if text[:1] in ('"', "[", "{"):
-        message = "expected JSON, with comments on lines of their own"
-        if _BARE_WORDS.fullmatch(text):
-            words = [word.strip() for word in text[1:-1].split(",")]
-            message = f"expected JSON, such as {json.dumps(words, separators=(',', ':'))}"
-    elif _COMMENT_BEHIND.search(text):
-        message = "expected a comment to have a line of its own, and text with such a mark to be in double quotes"
-    elif "\n" in text:
-        message = "lines that are indented more than their option continue its value, which must then be JSON"
+    message = _why_no_text(text)
     if message:
         raise ConfigError([(path, f"{message}, got {_short(text)}")])
     return text
+
+
+def _why_no_text(text: str) -> str:
+    """What was expected in place of a text that is no JSON, and clearly no plain text either; "" for plain text."""
+    if _BARE_WORDS.fullmatch(text):
+        words = [word.strip() for word in text[1:-1].split(",")]
+        return f"expected JSON, such as {json.dumps(words, separators=(',', ':'))}"
+    if text[:1] in ('"', "[", "{"):
+        return "expected JSON, with comments on lines of their own"
+    if _COMMENT_BEHIND.search(text):
+        return "expected a comment to have a line of its own, and text with such a mark to be in double quotes"
+    if "\n" in text:
+        return "lines that are indented more than their option continue its value, which must then be JSON"
+    return ""
 
 
 def parse_json(text: str, path: str = "") -> tuple[Any, bool]:
@@ -329,13 +365,16 @@ def _containers(value: Any, text: str) -> int:
     """The number of lists and objects in a value. ConfigError if they are nested too deeply."""
     if "[" not in text and "{" not in text:
         return 0
+    # Level by level, since a text can nest deeper than Python can call.
     count, level = 0, [value]
     for _ in range(MAX_DEPTH + 1):
-        level = [item for item in level if isinstance(item, (list, dict))]
-        if not level:
+        containers = [item for item in level if isinstance(item, (list, dict))]
+        if not containers:
             return count
-        count += len(level)
-        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+        count += len(containers)
+        level = []
+        for item in containers:
+            level.extend(item.values() if isinstance(item, dict) else item)
     raise ConfigError([("", _TOO_DEEP)])
 
 
@@ -404,8 +443,10 @@ def _option_text(value: Any, path: str, variables: bool) -> str:
 
 def _template_text(value: str) -> str:
     """Text with variables, as it stands behind `=`; in quotes if it would not be read as one value there."""
-    one_value = value == value.strip() and not re.search(r"[\x00-\x1f]|\s[#;]", value)
-    return value if one_value or value[:1] in ('"', "[", "{") else json.dumps(value)
+    is_one_value = value == value.strip() and not re.search(r"[\x00-\x1f]|\s[#;]", value)
+    if is_one_value or value[:1] in ('"', "[", "{"):
+        return value
+    return json.dumps(value)
 
 
 def _item_text(value: Any, path: str) -> str:
@@ -422,14 +463,18 @@ def _dumped(value: Any, path: str, variables: bool) -> str:
     except (TypeError, ValueError) as error:
         message = f"cannot be written, as it is no JSON ({error}): register a function that makes it, and name that"
         raise ConfigError([(path, message)]) from error
-    return text if variables else text.replace("$", "\\u0024")
+    if variables:
+        return text
+    return text.replace("$", "\\u0024")
 
 
 def _keys_as_templates(value: Any) -> Any:
     """A value with the dollar signs in its keys as they are written where there are variables."""
     if isinstance(value, Mapping):
         return {key.replace("$", "$$"): _keys_as_templates(item) for key, item in value.items()}
-    return [_keys_as_templates(item) for item in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return [_keys_as_templates(item) for item in value]
+    return value
 
 
 def _check_keys(value: Any) -> None:
@@ -447,10 +492,17 @@ def _check_keys(value: Any) -> None:
 
 def join(path: str, key: str) -> str:
     """The dotted path of what a section holds."""
-    return f"{path}.{key}" if path and key else path or str(key)
+    if path and key:
+        return f"{path}.{key}"
+    return path or str(key)
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    text = repr(text[:80]) if isinstance(value, str) else text[:80]
-    return text if len(text) < 80 else f"{text[:77]}..."
+    """A value in at most 80 characters."""
+    if isinstance(value, str):
+        text = repr(value[:80])
+    else:
+        text = repr(value)[:80]
+    if len(text) < 80:
+        return text
+    return f"{text[:77]}..."

@@ -73,19 +73,24 @@ class _Values:
         """The value of a place with what it holds."""
         if path in self.known:
             return self.known[path]
-        if not isinstance(node, (dict, list, str)) or (isinstance(node, str) and "$" not in node):
+        if not isinstance(node, (dict, list, str)):
+            return node
+        if isinstance(node, str) and "$" not in node:
             return node
         if path in self.waiting:
             raise ConfigError([(".".join(path), "contains itself through its variables")])
         if len(self.waiting) == MAX_CHAIN:
             raise ConfigError([(".".join(path), f"expected variables nested at most {MAX_CHAIN} deep")])
         self.waiting.add(path)
+        value: Any
         if isinstance(node, dict):
-            value: Any = {key: self.of(item, (*path, key)) for key, item in node.items()}
-        elif isinstance(node, str):
-            value = self.of_option(node, path) if "${" in node else self.text(node, path)
-        else:
+            value = {key: self.of(item, (*path, key)) for key, item in node.items()}
+        elif isinstance(node, list):
             value = self.in_list(node, path)
+        elif "${" in node:
+            value = self.of_option(node, path)
+        else:
+            value = self.text(node, path)
         self.waiting.remove(path)
         self.known[path] = value
         return value
@@ -104,9 +109,11 @@ class _Values:
 
         def replacement(match: re.Match[str]) -> str:
             dollar, reference = match.groups()
-            if reference is None and dollar is None:
+            if dollar is not None:
+                return "$"
+            if reference is None:
                 raise _no_variable(template, match.start(), path)
-            return self.text_of(reference, path) if dollar is None else "$"
+            return self.text_of(reference, path)
 
         return _DOLLAR.sub(replacement, template)
 
@@ -152,7 +159,10 @@ class _Values:
         if isinstance(value, dict):
             message = f"a section cannot be part of a text: refer to one of its options instead of '{reference}'"
             raise ConfigError([(".".join(path), message)])
-        text = value if isinstance(value, str) else self.json_text(value, reference, path)
+        if isinstance(value, str):
+            text = value
+        else:
+            text = self.json_text(value, reference, path)
         self.expand(_BYTES_PER_CHARACTER * len(text), path)
         return text
 
@@ -177,24 +187,28 @@ class _Values:
     def target(self, reference: str, path: Path) -> Path:
         """The place that a reference means. A single name is an option of this section, or else a section."""
         parts = tuple(reference.replace(":", ".").split("."))
-        if len(parts) == 1:
-            name = parts[0]
-            section: Any = self.tree
-            for key in path[:-1]:
-                section = section[key]
-            # `loss = ${loss}` means the section [loss], and so does `${loss}` in a section that has a [section.loss]
-            itself = name in section and section[name] == section[path[-1]]
-            hidden = isinstance(section.get(name), dict) and isinstance(self.tree.get(name), dict)
-            if name in section and not itself and not hidden:
-                return (*path[:-1], name)
-        known: Any = self.tree
+        if len(parts) == 1 and self.is_option_here(parts[0], path):
+            return (*path[:-1], parts[0])
+        node: Any = self.tree
         for part in parts:
-            if not isinstance(known, Mapping) or part not in known:
-                names = list(known)[:1000] if isinstance(known, Mapping) else []
+            if not isinstance(node, Mapping) or part not in node:
+                names = list(node)[:1000] if isinstance(node, Mapping) else []
                 message = f"there is no option or section '{reference}'{closest(part, names)}"
                 raise ConfigError([(".".join(path), message)])
-            known = known[part]
+            node = node[part]
         return parts
+
+    def is_option_here(self, name: str, path: Path) -> bool:
+        """Whether a single name means an option of the section at whose option `path` it is written."""
+        section: Any = self.tree
+        for key in path[:-1]:
+            section = section[key]
+        if name not in section:
+            return False
+        # `loss = ${loss}` means the section [loss], and so does `${loss}` in a section that has a [section.loss].
+        is_itself = section[name] == section[path[-1]]
+        hides_section = isinstance(section[name], dict) and isinstance(self.tree.get(name), dict)
+        return not is_itself and not hides_section
 
 
 def _no_variable(template: str, start: int, path: Path) -> ConfigError:
@@ -216,7 +230,9 @@ def copied(value: Any) -> Any:
     """A copy of the dicts, lists and tuples of a value. What they hold is not copied: it may be a live object."""
     if isinstance(value, dict):
         return {key: copied(item) for key, item in value.items()}
-    return type(value)(map(copied, value)) if type(value) in (list, tuple) else value
+    if type(value) in (list, tuple):
+        return type(value)(map(copied, value))
+    return value
 
 
 def literal(value: Any) -> Any:
@@ -225,7 +241,9 @@ def literal(value: Any) -> Any:
         return {key: literal(item) for key, item in value.items()}
     if isinstance(value, str):
         doubled = value.replace("$", "$$")
-        return json.dumps(doubled) if "${" in doubled else doubled
+        if "${" in doubled:  # in quotes it is a text of one piece, and nothing in it a variable
+            return json.dumps(doubled)
+        return doubled
     return _in_lists(value, lambda text: text.replace("$", "$$"))
 
 
@@ -242,4 +260,6 @@ def _in_lists(value: Any, change: Callable[[str], str]) -> Any:
         return change(value)
     if isinstance(value, dict):
         return {key: _in_lists(item, change) for key, item in value.items()}
-    return type(value)([_in_lists(item, change) for item in value]) if type(value) in (list, tuple) else value
+    if type(value) in (list, tuple):
+        return type(value)([_in_lists(item, change) for item in value])
+    return value

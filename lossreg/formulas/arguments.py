@@ -1,4 +1,4 @@
-"""What a formula is traced for: the kinds of its arguments, and the values around it that it reads."""
+"""What the trace of a formula depends on: the kinds of its arguments, and the values around it that it reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 __all__ = ["ELEMENT", "NUMBER", "ROW", "ArrayArgument", "Constant", "constant", "surroundings"]
 
 NUMBER, ROW, ELEMENT = 0, 1, 2
-"""The rank of a value: one for the call, one for each row, one for each element of a row."""
+"""The rank of a value: one number per call, per row, or per element of a row."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ArrayArgument:
 
 @dataclass(frozen=True)
 class Constant:
-    """A value that is part of what is traced: a formula may branch on it.
+    """A value that is traced as it is, so that a formula may branch on it.
 
     Constants are equal if they are of the same types and bits: True is not 1, 1 is not 1.0, 0.0 is not -0.0.
     """
@@ -40,7 +40,7 @@ class Constant:
 
 
 def _identity(value: Any) -> Any:
-    """What is equal for values that are the same to a formula."""
+    """A key that is equal for values that a formula cannot tell apart."""
     if isinstance(value, tuple):
         return (tuple, *map(_identity, value))
     if isinstance(value, float):
@@ -53,18 +53,20 @@ _plain_constant = functools.lru_cache(maxsize=4096, typed=True)(Constant.of)
 
 def constant(value: Any) -> Constant:
     """`Constant.of`, with one object for each bool, int and text, so that keys of kernels compare fast."""
-    # typed=True of lru_cache tells True from 1, but not 0.0 from -0.0, and does not look into tuples
     try:
-        return Constant.of(value) if isinstance(value, (float, tuple)) else _plain_constant(value)
+        # The cache tells True from 1 (typed=True), but not 0.0 from -0.0, and it does not look into tuples.
+        if isinstance(value, (float, tuple)):
+            return Constant.of(value)
+        return _plain_constant(value)
     except TypeError:  # a list, for example
         got = type(value).__name__
         raise TypeError(f"Cannot run a formula: expected arrays, numbers and hashable values, got a {got}.") from None
 
 
 WATCHED = (numbers.Number, str, tuple, FunctionType, type(None))
-"""Types of values around a formula that its graph depends on. What functions read in turn is followed as well."""
+"""Types of the values around a formula that its graph depends on. What functions read in turn is followed as well."""
 
-_Place = tuple[Any, Any]
+_Variable = tuple[Any, Any]
 """A mapping and a key, or a closure's cell and None."""
 
 
@@ -73,27 +75,27 @@ def surroundings(formula: Callable[..., Any]) -> tuple[Any, ...]:
 
     A graph that was traced while they had other values is not the graph of the formula any more.
     """
-    if not _places(formula):
+    if not _variables(formula):  # so it is for all built-in formulas, and every call asks
         return ()
     values: list[Any] = []
     seen: set[Any] = set()
-    left: list[Any] = [formula]
-    while left:
-        function = left.pop()
+    waiting: list[Any] = [formula]
+    while waiting:
+        function = waiting.pop()
         if function in seen:
             continue
         seen.add(function)
-        for place in _places(function):
-            value = _read(place)
+        for variable in _variables(function):
+            value = _value_of(variable)
             if isinstance(value, WATCHED):
                 values.append(_identity(value))
             if isinstance(value, FunctionType):
-                left.append(value)
+                waiting.append(value)
     return tuple(values)
 
 
-def _read(place: _Place) -> Any:
-    holder, key = place
+def _value_of(variable: _Variable) -> Any:
+    holder, key = variable
     if key is not None:
         return holder.get(key)
     try:
@@ -103,13 +105,18 @@ def _read(place: _Place) -> Any:
 
 
 @functools.lru_cache(maxsize=4096)
-def _places(function: Callable[..., Any]) -> tuple[_Place, ...]:
-    """The globals and cells that a function of a user mentions; lossreg's own modules change nothing in a program."""
+def _variables(function: Callable[..., Any]) -> tuple[_Variable, ...]:
+    """The globals and the cells that a function of a user mentions."""
+    # The globals of lossreg's own modules do not change while a program runs.
     if not isinstance(function, FunctionType) or (function.__module__ or "").startswith("lossreg."):
         return ()
     scope: Mapping[str, Any] = function.__globals__
-    names = {name for code in _codes(function.__code__) for name in code.co_names if name in scope}
-    return (*((scope, name) for name in sorted(names)), *((cell, None) for cell in function.__closure__ or ()))
+    mentioned: set[str] = set()
+    for code in _codes(function.__code__):
+        mentioned.update(code.co_names)
+    global_names = sorted(name for name in mentioned if name in scope)
+    cells = function.__closure__ or ()
+    return (*((scope, name) for name in global_names), *((cell, None) for cell in cells))
 
 
 def _codes(code: CodeType) -> list[CodeType]:

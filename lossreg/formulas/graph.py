@@ -1,4 +1,4 @@
-"""Formulas as graphs: a formula runs once on symbols, which record what it does with them."""
+"""`Graph`: a formula runs once on symbols, which record what it does with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from .functions import FORMULA_FUNCTIONS, ROW_FUNCTIONS
 __all__ = ["COMPARISONS", "LIBRARY", "REDUCTIONS", "Graph", "Symbol", "below", "name_of", "trace"]
 
 LIBRARY = ("exp", "expm1", "log", "log1p", "sqrt", "tanh")
+"""Operations that array libraries, and the library of the compiled backends, have under the same name."""
 REDUCTIONS = ("row_sum", "row_squares", "row_max", "row_count")
+"""Operations that need all elements of a row."""
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
 
@@ -34,8 +36,13 @@ class Symbol:
     __hash__ = object.__hash__
 
     def __init__(self, graph: Graph, op: str, args: tuple[Any, ...], rank: int, kind: str) -> None:
-        self.graph, self.op, self.args, self.rank, self.kind, self.key = graph, op, args, rank, kind, len(graph.symbols)
-        self.stage: int = max((x.stage for x in args if isinstance(x, Symbol)), default=0) + (op in REDUCTIONS)
+        self.graph, self.op, self.args, self.rank, self.kind = graph, op, args, rank, kind
+        self.key = len(graph.symbols)
+        # How many passes over the row must be over before the value is known.
+        stages = [x.stage for x in args if isinstance(x, Symbol)]
+        self.stage: int = max(stages, default=0)
+        if op in REDUCTIONS:
+            self.stage += 1
 
     __add__, __radd__ = _binary("add"), _reflected("add")
     __sub__, __rsub__ = _binary("sub"), _reflected("sub")
@@ -66,11 +73,13 @@ class Symbol:
 
     def __pow__(self, power: Any) -> Symbol:
         if isinstance(power, (int, float)) and float(power).is_integer() and 0 < power <= 16:
+            # By squaring: one factor for each binary digit of the power that is 1.
             result: Any = 1.0
-            factor, left = self, int(power)
-            while left:
-                result = factor * result if left & 1 else result
-                factor, left = factor * factor, left >> 1
+            factor, digits = self, int(power)
+            while digits:
+                if digits & 1:
+                    result = factor * result
+                factor, digits = factor * factor, digits >> 1
             return self.graph.lift(result)
         if isinstance(power, float) and power == 0.5:
             return self.graph.call("sqrt", self)
@@ -85,13 +94,14 @@ class Functions(SimpleNamespace):
 
 
 class Graph:
-    """All that a formula computes, each operation once."""
+    """All operations of a formula, each of them once."""
 
     def __init__(self) -> None:
         self.symbols: dict[tuple[Any, ...], Symbol] = {}
 
     def make(self, op: str, args: tuple[Any, ...], rank: int, kind: str) -> Symbol:
         """The symbol of an operation."""
+        # Numbers by their text: 0.0 is not -0.0, and True is not 1.0.
         key = (op, kind, *(x.key if isinstance(x, Symbol) else repr(x) for x in args))
         if key not in self.symbols:
             self.symbols[key] = Symbol(self, op, args, rank, kind)
@@ -108,7 +118,9 @@ class Graph:
     def as_float(self, value: Any) -> Symbol:
         """True as 1, an index as a number."""
         x = self.lift(value)
-        return x if x.kind == "f" else self.make("float", (x,), x.rank, "f")
+        if x.kind == "f":
+            return x
+        return self.make("float", (x,), x.rank, "f")
 
     def as_bool(self, x: Symbol) -> Symbol:
         """Bools alone."""
@@ -125,40 +137,46 @@ class Graph:
         if op in COMPARISONS and all(x.kind == "i" for x in args):
             return self.make(op, args, rank, "b")
         args = tuple(map(self.as_float, args))
-        if op == "mul" and args[1].op == "const" and args[1].args[0] == 1.0:
+        if op == "mul" and _is_constant(args[1], 1.0):
             return args[0]
-        return self.make(op, args, rank, "b" if op in (*COMPARISONS, "isnan") else "f")
+        kind = "b" if op in (*COMPARISONS, "isnan") else "f"
+        return self.make(op, args, rank, kind)
 
     def where(self, condition: Any, a: Any, b: Any) -> Symbol:
         """One of two values."""
-        chosen, one, other = self.as_bool(self.lift(condition)), self.lift(a), self.lift(b)
-        if one is other:
-            return one
-        if not one.kind == other.kind == "b":
-            one, other = self.as_float(one), self.as_float(other)
-        return self.make("where", (chosen, one, other), max(chosen.rank, one.rank, other.rank), one.kind)
+        flag, yes, no = self.as_bool(self.lift(condition)), self.lift(a), self.lift(b)
+        if yes is no:
+            return yes
+        if not yes.kind == no.kind == "b":
+            yes, no = self.as_float(yes), self.as_float(no)
+        return self.make("where", (flag, yes, no), max(flag.rank, yes.rank, no.rank), yes.kind)
 
     def sign(self, x: Symbol) -> Symbol:
         """1, -1, or the number itself: 0 and NaN."""
         return self.where(x > 0.0, 1.0, self.where(x < 0.0, -1.0, x))
 
     def reduce(self, op: str, x: Any) -> Symbol:
-        """One number of a row's elements."""
+        """One number made of the elements of a row."""
         x = self.as_float(x)
         if x.rank != ELEMENT:
             raise TypeError(f"expected {op} of something with columns")
-        if op == "row_sum" and x.op == "where" and [y.args[0] for y in x.args[1:] if y.op == "const"] == [1.0, 0.0]:
-            return self.make("row_count", x.args[:1], ROW, "f")
+        # The sum of where(condition, 1, 0) is a number of elements: whole, and so exact in any order.
+        if op == "row_sum" and x.op == "where":
+            condition, yes, no = x.args
+            if _is_constant(yes, 1.0) and _is_constant(no, 0.0):
+                return self.make("row_count", (condition,), ROW, "f")
         return self.make(op, (x,), ROW, "f")
 
     def pick(self, x: Any, index: Any) -> Symbol:
         """The element of a row at an index."""
-        x, index = self.lift(x), self.lift(index)
-        if index.kind != "i" or index.rank != ROW:
+        elements, ids = self.lift(x), self.lift(index)
+        if ids.kind != "i" or ids.rank != ROW:
             raise TypeError("expected pick(x, ids) with ids, one a row")
-        if x.rank != ELEMENT:
+        if elements.rank != ELEMENT:
             raise TypeError("expected pick of something with columns")
-        return index if x.op == "columns" else self.make("pick", (x, index), ROW, x.kind)
+        if elements.op == "columns":  # column i is i
+            return ids
+        return self.make("pick", (elements, ids), ROW, elements.kind)
 
     def namespace(self, rows: bool) -> Functions:
         """What a formula gets as `xp`."""
@@ -186,22 +204,27 @@ class Graph:
         return lambda x: self.call(op, x)
 
 
-def below(roots: Iterable[Symbol], through: bool = False, stop: Iterable[int] = ()) -> list[Symbol]:
-    """The symbols that roots depend on.
+def _is_constant(x: Symbol, number: float) -> bool:
+    return bool(x.op == "const" and x.args[0] == number)
 
-    A value of a row or of the call is among them, but what it depends on only with `through`; the same for keys in
-    `stop`.
+
+def below(roots: Iterable[Symbol], through: bool = False, stop: Iterable[int] = ()) -> list[Symbol]:
+    """The symbols that roots depend on, and the roots.
+
+    What a value of a row or of the call depends on is among them only with `through`. What the keys in `stop` depend on
+    never is.
     """
-    seen, left, stop = {}, list(roots), set(stop)
-    while left:
-        x = left.pop()
-        if x.key in seen:
+    reached: dict[int, Symbol] = {}
+    waiting, stop = list(roots), set(stop)
+    while waiting:
+        x = waiting.pop()
+        if x.key in reached:
             continue
-        seen[x.key] = x
+        reached[x.key] = x
         if x.key in stop or (x.rank != ELEMENT and not through):
             continue
-        left.extend(arg for arg in x.args if isinstance(arg, Symbol))
-    return list(seen.values())
+        waiting.extend(arg for arg in x.args if isinstance(arg, Symbol))
+    return list(reached.values())
 
 
 def trace(formula: Callable[..., Sequence[Any]], arguments: Sequence[Any], rows: bool) -> tuple[Graph, list[Symbol]]:
@@ -211,10 +234,10 @@ def trace(formula: Callable[..., Sequence[Any]], arguments: Sequence[Any], rows:
     a bool, int, text or float that is part of what is traced, so that a formula may branch on it. None is None.
     """
     graph = Graph()
-    given = [_symbol(graph, i, argument) for i, argument in enumerate(arguments)]
+    symbols = [_symbol(graph, i, argument) for i, argument in enumerate(arguments)]
     try:
-        _check_parameters(formula, len(given))
-        results = formula(graph.namespace(rows), *given)
+        _check_parameters(formula, len(symbols))
+        results = formula(graph.namespace(rows), *symbols)
         if not isinstance(results, (tuple, list)):
             got = "one result" if isinstance(results, Symbol) else repr(results)
             raise TypeError(f"expected a tuple (value, derivative of each guess), got {got}")
@@ -223,9 +246,12 @@ def trace(formula: Callable[..., Sequence[Any]], arguments: Sequence[Any], rows:
                 raise TypeError(f"expected arrays and numbers in the tuple of results, got a {type(result).__name__}")
         return graph, [graph.as_float(x) for x in results]
     except (TypeError, AttributeError, ValueError) as error:
+        functions: tuple[str, ...] = FORMULA_FUNCTIONS
+        if rows:
+            functions += ROW_FUNCTIONS
         raise TypeError(
             f"Cannot run {name_of(formula)}: {error}. A formula may use arithmetic, comparisons and these functions of "
-            f"xp: {', '.join((*FORMULA_FUNCTIONS, *(ROW_FUNCTIONS if rows else ())))}."
+            f"xp: {', '.join(functions)}."
         ) from error
 
 

@@ -17,7 +17,7 @@ __all__ = ["ArrayType", "Output", "Program", "Request", "array_type", "program"]
 
 @dataclass(frozen=True, eq=False)
 class ArrayType:
-    """An array of a call: its dtype in memory, and whether it has one number for the call, for a row or an element."""
+    """The type of an array: its dtype in memory, and its rank, one number per call, per row or per element."""
 
     dtype: str
     rank: int
@@ -28,7 +28,7 @@ array_type = functools.cache(ArrayType)
 
 
 class Request(NamedTuple):
-    """A formula, what it is traced for, and what is wanted of it: the key under which backends keep what they made."""
+    """A formula, what it is traced for, and what is wanted of it: the key under which backends keep their kernels."""
 
     formula: Callable[..., Any]
     rows: bool
@@ -38,9 +38,9 @@ class Request(NamedTuple):
     arguments: tuple[Any, ...]
     """For each an `ArrayType`, a `Constant`, None, or `float` for a number that may differ from call to call."""
     scale: Any
-    """The number that multiplies the gradients: an `ArrayType` or `float`. Its number is that behind the arguments."""
+    """The type of what multiplies the gradients: an `ArrayType` or `float`. It is the argument behind the last one."""
     weight: Any
-    """The weight of each value, as the scale, or None. Its number is that behind the scale."""
+    """The type of the weight of each value, as that of the scale, or None. It is the argument behind the scale."""
     values: bool
     total: bool
     gradients: tuple[ArrayType, ...] | None
@@ -51,12 +51,12 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Output:
-    """What is stored where."""
+    """A value of the graph, and the array where it is stored."""
 
     symbol: Symbol
     array: ArrayType
     total: bool = False
-    """Whether what is stored is to be added up over all rows."""
+    """Whether the stored numbers are to be added up over all rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,8 @@ class Program:
     @functools.cached_property
     def picks(self) -> list[Symbol]:
         """The elements that are picked out of rows."""
-        return [x for x in below([output.symbol for output in self.outputs], through=True) if x.op == "pick"]
+        stored = [output.symbol for output in self.outputs]
+        return [x for x in below(stored, through=True) if x.op == "pick"]
 
     @functools.cached_property
     def indices(self) -> list[int]:
@@ -84,8 +85,12 @@ class Program:
 
 
 def program(request: Request) -> Program:
-    """Trace a formula, weigh it, and say what is stored: gradients, values, and the total of each row in float64."""
+    """The program of a request: the formula traced, times scale and weights, and where its results are stored.
+
+    Gradients come first, then values, then the total of each row in float64.
+    """
     rows, arguments = request.rows, request.arguments
+    # Scale and weight are numbered behind the arguments, which the formula gets without them.
     inputs = (*arguments, request.scale, request.weight)
     arrays = {i: x for i, x in enumerate(inputs) if isinstance(x, ArrayType)}
     traced = [ArrayArgument(x.rank, _kind(x, rows)) if isinstance(x, ArrayType) else x for x in arguments]
@@ -97,24 +102,27 @@ def program(request: Request) -> Program:
             return graph.make("input", (i,), arrays[i].rank, "f")
         return graph.make("number", (i,), NUMBER, "f")
 
-    scale_symbol = factor(len(arguments))
-    weight_symbol = None if request.weight is None else factor(len(arguments) + 1)
-
-    def weighted(x: Symbol, by: Symbol) -> Symbol:
-        """Where the weight is 0, what is left out may be NaN."""
-        if weight_symbol is None:
-            return x * by
-        return graph.where(graph.call("eq", weight_symbol, 0.0), 0.0, x * by)
-
     value, *derivatives = results
-    by = scale_symbol if weight_symbol is None else scale_symbol * weight_symbol
-    outputs = [Output(weighted(x, by), stored) for x, stored in zip(derivatives, request.gradients or ())]
-    if weight_symbol is not None:
-        value = weighted(value, weight_symbol)
+    stored = request.gradients or ()
+    derivatives = derivatives[: len(stored)]  # none where no gradient is wanted
+    scale = factor(len(arguments))
+    if request.weight is None:
+        derivatives = [x * scale for x in derivatives]
+    else:
+        # An item of weight 0 is left out: 0 times its value would be NaN where that is NaN or infinite.
+        weight = factor(len(arguments) + 1)
+        weighted_scale = scale * weight
+        is_left_out = graph.call("eq", weight, 0.0)
+        derivatives = [graph.where(is_left_out, 0.0, x * weighted_scale) for x in derivatives]
+        value = graph.where(is_left_out, 0.0, value * weight)
+
+    outputs = [Output(x, array) for x, array in zip(derivatives, stored)]
     if request.values:
         outputs.append(Output(value, ArrayType(request.dtype.name, ROW if rows else ELEMENT)))
     if request.total:
-        outputs.append(Output(value if rows else _sum(graph, value), ArrayType("float64", ROW), total=True))
+        if not rows:  # the value of a row is already its total
+            value = _sum(graph, value)
+        outputs.append(Output(value, ArrayType("float64", ROW), total=True))
     return Program(graph, arrays, outputs)
 
 
@@ -126,20 +134,31 @@ def _check_results(request: Request, results: Sequence[Symbol]) -> None:
         return
     expected = f"one value for each {'row' if rows else 'element'}"
     if grads is not None:
-        expected += f" and {len(grads)} derivative{'s' if len(grads) > 1 else ''}, one for each guess"
-    got = f"{len(results)} result{'' if len(results) == 1 else 's'}"
+        expected += f" and {_count(len(grads), 'derivative')}, one for each guess"
+    got = _count(len(results), "result")
     if results and not one_value:
         got = "a value for each element"
     raise TypeError(f"Cannot run {name_of(request.formula)}: expected it to return {expected}, got {got}.")
 
 
+def _count(number: int, noun: str) -> str:
+    """A number with its noun: "1 result", "2 results"."""
+    if number != 1:
+        noun += "s"
+    return f"{number} {noun}"
+
+
 def _sum(graph: Graph, value: Symbol) -> Symbol:
-    """The sum of the elements; of a value that is one number, as often as there are elements."""
-    return graph.reduce("row_sum", value if value.rank == ELEMENT else graph.make("spread", (value,), ELEMENT, "f"))
+    """The sum of the elements; a value that is one number counts for each of them."""
+    if value.rank != ELEMENT:
+        value = graph.make("spread", (value,), ELEMENT, "f")
+    return graph.reduce("row_sum", value)
 
 
 def _kind(x: ArrayType, rows: bool) -> str:
-    """How a formula sees an array: bools and ids of rows keep their kind, all else are floats."""
+    """How a formula sees an array: in rows, bools and ids keep their kind; everything else is a float."""
     if rows and x.dtype == "bool":
         return "b"
-    return "i" if rows and "int" in x.dtype and x.rank == ROW else "f"
+    if rows and "int" in x.dtype and x.rank == ROW:
+        return "i"
+    return "f"

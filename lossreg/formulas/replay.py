@@ -35,7 +35,7 @@ class _Step:
     operation: Callable[..., Any]
     reads: list[int]
     drops: list[int]
-    """The values that no later step reads. They go at once: memory that is used again is still in the cache."""
+    """Values that no later step reads. They go at once: memory that is used again is still in the cache."""
 
 
 class Replay:
@@ -56,15 +56,16 @@ class Replay:
         """The key of the indices of the columns, where they are read."""
         self.steps: list[_Step] = []
         self.rounded: dict[int, int] = {}
-        """What is known of rows, by its key -> the key of the same as elements get it."""
+        """The key of a value of rows -> the key of the same in the dtype of elements."""
 
-        for x in sorted(below(results, through=True), key=lambda x: x.key):  # a symbol is made after its arguments
+        # By their keys, since a symbol is made after its arguments.
+        for x in sorted(below(results, through=True), key=lambda x: x.key):
             self._add(x)
         self._find_drops()
 
     def _add(self, x: Symbol) -> None:
         """Sort a symbol into constants, inputs and steps."""
-        dtype = {"b": bool, "i": self.xp.int64, "f": self.dtype if x.rank == ELEMENT else self.xp.float64}[x.kind]
+        dtype = self._dtype_of(x)
         if x.op == "const":
             self.constants[x.key] = self.xp.asarray(x.args[0], dtype=dtype)
         elif x.op in ("input", "number"):
@@ -75,14 +76,22 @@ class Replay:
             reads = [self._as_read_by(x, arg) for arg in x.args]
             self.steps.append(_Step(x.key, self._operation(x, dtype), reads, []))
 
+    def _dtype_of(self, x: Symbol) -> Any:
+        if x.kind == "b":
+            return bool
+        if x.kind == "i":
+            return self.xp.int64
+        return self.dtype if x.rank == ELEMENT else self.xp.float64
+
     def _as_read_by(self, x: Symbol, arg: Symbol) -> int:
         """The key of an argument, rounded to the dtype of elements where an element is computed of it."""
         rounds = arg.kind == "f" and arg.rank != ELEMENT and x.rank == ELEMENT
         if not rounds:
             return arg.key
         if arg.key not in self.rounded:
-            self.rounded[arg.key] = -1 - arg.key
-            self.steps.append(_Step(-1 - arg.key, lambda value: _cast(self.xp, value, self.dtype), [arg.key], []))
+            key = -1 - arg.key  # symbols have keys of 0 and more
+            self.rounded[arg.key] = key
+            self.steps.append(_Step(key, lambda value: _cast(self.xp, value, self.dtype), [arg.key], []))
         return self.rounded[arg.key]
 
     def _operation(self, x: Symbol, dtype: Any) -> Callable[..., Any]:
@@ -100,7 +109,7 @@ class Replay:
         return getattr(self, f"_{x.op}")  # type: ignore[no-any-return]
 
     def _find_drops(self) -> None:
-        """Say after which step a value is not needed any more."""
+        """Say after which step each value is not needed any more."""
         needed = set(self.results)
         for step in reversed(self.steps):
             step.drops = [key for key in set(step.reads) if key not in needed and key not in self.constants]
@@ -136,11 +145,12 @@ class Replay:
 
     def _picked(self, x: Any, index: Any) -> Any:
         """The element of each row at its index; NaN (or False) where there is none."""
+        xp = self.xp
         inside = (index >= 0) & (index < x.shape[1])
-        found = self.xp.take_along_axis(x, self.xp.where(inside, index, 0), axis=1)
+        elements = xp.take_along_axis(x, xp.where(inside, index, 0), axis=1)
         if x.dtype == bool:
-            return found & inside
-        return self.xp.where(inside, _cast(self.xp, found, self.xp.float64), self.xp.nan)
+            return elements & inside
+        return xp.where(inside, _cast(xp, elements, xp.float64), xp.nan)
 
 
 def _cast(xp: Any, value: Any, dtype: Any) -> Any:
@@ -149,4 +159,6 @@ def _cast(xp: Any, value: Any, dtype: Any) -> Any:
         return xp.asarray(value, dtype=dtype)
     if value.dtype == dtype:
         return value
-    return value.astype(dtype) if hasattr(value, "astype") else xp.astype(value, dtype)
+    if hasattr(value, "astype"):
+        return value.astype(dtype)
+    return xp.astype(value, dtype)  # the array API standard has no such method

@@ -1,4 +1,4 @@
-"""Options that losses over classes share: what labels look like, and what each class weighs."""
+"""Options that losses over classes share: the form of labels, and the weight of each class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .labels import label_problems
 __all__ = ["ClassWeight", "LabelOptions", "NameOptions", "class_weights"]
 
 ClassWeight = Sequence[Annotated[float, Ge(0)]] | None
-"""One factor for each class."""
+"""One factor per class."""
 
 
 class NameOptions(Configurable):

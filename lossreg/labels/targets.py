@@ -12,12 +12,15 @@ from ..ops import Array, Ops
 
 __all__ = ["Targets"]
 
+MEMBERS_AT_ONCE = 2**22
+"""Flags (rows times classes) that exist at a time: 4 MB."""
+
 
 @dataclass(eq=False)
 class Targets:
-    """The truths of N rows. Either `rows` is given, or `ids`, or the candidate sets of CSR `indptr` and `ids`.
+    """The truths of N rows in one of three forms: `rows` of numbers, `ids`, or candidate sets in CSR (`indptr`, `ids`).
 
-    A set is the listed ids, or all others where `negated`. Where `present` is false the ids mean nothing; on a device
+    A set is the listed ids, or all others where `negated`. Where `valid` is false the ids mean nothing; on a device
     they may be out of range there. Arrays lie on the guesses' backend, but for `indptr`, which is needed to cut blocks.
     """
 
@@ -26,7 +29,7 @@ class Targets:
     rows: Array | None = None
     indptr: np.ndarray | None = None
     negated: Array | None = None
-    present: Array | None = None
+    valid: Array | None = None
 
     def __len__(self) -> int:
         if self.indptr is not None:
@@ -38,75 +41,97 @@ class Targets:
         """The targets of some rows."""
         indptr, ids = self.indptr, self.ids
         if indptr is not None and ids is not None:
+            # The ids of the rows of the block are one piece, which begins at 0 from now on.
             start, stop, _ = block.indices(len(self))
             ids = ids[int(indptr[start]) : int(indptr[stop])]
             indptr = indptr[start : stop + 1] - indptr[start]
         elif ids is not None:
             ids = ids[block]
-        rows, negated, present = (None if x is None else x[block] for x in (self.rows, self.negated, self.present))
-        return Targets(self.ops, ids, rows, indptr, negated, present)
+        rows, negated, valid = _part(self.rows, block), _part(self.negated, block), _part(self.valid, block)
+        return Targets(self.ops, ids, rows, indptr, negated, valid)
 
     @classmethod
     def concatenate(cls, ops: Ops, parts: Sequence[Targets], classes: int, dtype: Any) -> Targets:
-        """One after the other; all become dense rows where one is."""
+        """The targets of parts one after the other; all become dense rows if one part has those."""
+        concatenate = ops.xp.concatenate
 
         def join(name: str, default: bool) -> Array | None:
-            if all(getattr(part, name) is None for part in parts):
+            """The flags of all parts, with the default for parts that have none."""
+            flags = [getattr(part, name) for part in parts]
+            if all(x is None for x in flags):
                 return None
-            found = [getattr(part, name) for part in parts]
-            return ops.xp.concatenate([ops.xp.full(len(p), default) if x is None else x for p, x in zip(parts, found)])
+            for i, part in enumerate(parts):
+                if flags[i] is None:
+                    flags[i] = ops.xp.full(len(part), default)
+            return concatenate(flags)
 
-        present = join("present", True)
+        valid = join("valid", True)
         if any(part.rows is not None for part in parts):
-            rows = ops.xp.concatenate([part.dense(classes, dtype) for part in parts])
-            return cls(ops, rows=rows, present=present)
+            return cls(ops, rows=concatenate([part.dense(classes, dtype) for part in parts]), valid=valid)
         indptr = None
         if any(part.indptr is not None for part in parts):
-            sizes = [np.ones(len(p), int) if p.indptr is None else np.diff(p.indptr) for p in parts]
-            indptr = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
-        ids = ops.xp.concatenate([part.ids for part in parts])
-        return cls(ops, ids, None, indptr, join("negated", False), present)
+            indptr = np.concatenate([[0], np.cumsum(np.concatenate([part.sizes for part in parts]))])
+        ids = concatenate([part.ids for part in parts])
+        return cls(ops, ids, None, indptr, join("negated", False), valid)
 
     def to(self, ops: Ops) -> Targets:
-        """The same on another backend."""
-        ids, rows, negated, present = (
-            None if x is None else ops.asarray(x) for x in (self.ids, self.rows, self.negated, self.present)
-        )
-        return Targets(ops, ids, rows, self.indptr, negated, present)
+        """The same targets on another backend."""
+        arrays = (self.ids, self.rows, self.negated, self.valid)
+        ids, rows, negated, valid = (None if x is None else ops.asarray(x) for x in arrays)
+        return Targets(ops, ids, rows, self.indptr, negated, valid)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The number of ids of each row."""
+        if self.indptr is None:
+            return np.ones(len(self), int)
+        return np.diff(self.indptr)
 
     @property
     def indices(self) -> Array:
-        """The ids, and 0 for rows that are not present."""
-        unseen = self.ops.on_device and self.present is not None and self.indptr is None
-        return self.ops.xp.where(self.present, self.ids, 0) if unseen else self.ids
+        """The ids, and 0 for rows that are not valid."""
+        if self.valid is None or self.indptr is not None or not self.ops.on_device:
+            return self.ids
+        # Ids on a device are not checked: where the row is not valid they may be out of range.
+        return self.ops.xp.where(self.valid, self.ids, 0)
 
     @property
     def has_sets(self) -> bool:
-        """Whether `ids` alone does not say it: there are negated labels or sets of labels."""
+        """Whether a row is negated or a set of labels, so that `ids` alone does not say what is right."""
         return self.negated is not None or self.indptr is not None
 
     def members(self, classes: int) -> Array:
         """The candidate sets as a bool array (N, C)."""
         xp, n = self.ops.xp, len(self)
         members = xp.zeros((n, classes), bool)
-        if self.indptr is None:
-            row_of_id = xp.arange(n)
-        else:
-            row_of_id = self.ops.asarray(np.repeat(np.arange(n), np.diff(self.indptr)))
+        row_of_id = xp.arange(n)
+        if self.indptr is not None:
+            row_of_id = self.ops.asarray(np.repeat(np.arange(n), self.sizes))
         members[row_of_id, self.indices] = True
-        return members if self.negated is None else members ^ self.negated[:, None]
+        if self.negated is None:
+            return members
+        return members ^ self.negated[:, None]
 
     def mean_weight(self, class_weight: Array) -> Array:
-        """The weight of each row: the mean over its candidate set, so that of the class for a single label."""
+        """The weight of each row: that of its class, and for a candidate set the mean over its classes."""
         if not self.has_sets:
             return class_weight[self.indices]
-        xp, classes, found = self.ops.xp, len(class_weight), []
-        step = max(1, 2**22 // classes)  # rows at a time: all (N, C) need not fit in memory
+        xp, classes = self.ops.xp, len(class_weight)
+        weights = []
+        # The sets of all rows (N, C) need not fit in memory. No rows are one empty block.
+        step = max(1, MEMBERS_AT_ONCE // classes)
         for start in range(0, len(self) or 1, step):
             members = self[start : start + step].members(classes)
-            found.append(xp.sum(xp.where(members, class_weight, 0), axis=1) / xp.sum(members, axis=1))
-        return xp.concatenate(found)
+            sums = xp.sum(xp.where(members, class_weight, 0), axis=1)
+            weights.append(sums / xp.sum(members, axis=1))
+        return xp.concatenate(weights)
 
     def dense(self, classes: int, dtype: Any) -> Array:
-        """One row of probabilities each: the given rows, or all on the single label."""
-        return self.members(classes).astype(dtype) if self.rows is None else self.rows
+        """One row of numbers per row: `rows` as they are, or 1 on the single label."""
+        if self.rows is not None:
+            return self.rows
+        return self.members(classes).astype(dtype)
+
+
+def _part(x: Array | None, block: slice) -> Array | None:
+    return None if x is None else x[block]

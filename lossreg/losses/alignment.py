@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -24,11 +25,12 @@ __all__ = ["CTC"]
 
 @dataclass(frozen=True)
 class _Alignment:
-    """Targets with blanks around every label: states (N, 2 S + 1), on the guesses' backend."""
+    """Targets with a blank around every label, as the states that a path walks through; on the guesses' backend."""
 
     states: Array
-    skips: Array
-    """Whether the state two before leads here: both labels, and not the same one."""
+    """Classes, (N, 2 S + 1)."""
+    can_skip: Array
+    """Whether a path may come from the state two before: both are labels, and not the same one."""
     frames: Array
     """Number of frames of each sequence, (N,)."""
     last: Array
@@ -37,10 +39,11 @@ class _Alignment:
 
 @dataclass(eq=False)
 class _PaddedBatch(Batch):
-    """Sequences side by side, (T, N, C), made of a list of (Ti, C) or of a Ragged."""
+    """Sequences side by side, (T, N, C), from a list of (Ti, C) or a Ragged."""
 
     parts: Batch = field(kw_only=True)
-    place_of: tuple[Array, Array] = field(kw_only=True)
+    """The sequences one behind the other."""
+    position_of: tuple[Array, Array] = field(kw_only=True)
     """(frame, sequence) of each item of the parts."""
 
     def gradient_arrays(self, out: Any, read: tuple[Any, ...]) -> list[Array]:
@@ -50,7 +53,7 @@ class _PaddedBatch(Batch):
 
     def finish(self, grads: list[Array], out: Any) -> Any:
         """As the sequences are arranged."""
-        return self.parts.restore([grads[0][self.place_of]])
+        return self.parts.restore([grads[0][self.position_of]])
 
 
 class WrtOption(Configurable):
@@ -64,13 +67,13 @@ class CTC(ReducedLoss, WrtOption):
     """Negative log-likelihood of a target, summed over all its alignments with the frames.
 
         value = -log sum over paths of prod_t p_t(path_t)
-        slope in log p_t(c) = -(probability that the path is at c at time t, given the target)
-        slope in logits     = p_t(c) + slope in log p_t(c),   where log p = log_softmax(logits)
+        gradient in log p_t(c) = -(probability that the path is at c at time t, given the target)
+        gradient in logits     = p_t(c) + gradient in log p_t(c),   where log p = log_softmax(logits)
 
     A path names a class or the blank for each frame; without repeats and blanks it is the target. The sums run forward
-    and backward over time in log space and float64. Frames past the end of a sequence have slope 0. A target that does
-    not fit its frames has value inf and slope 0; with zero_infinity both are 0. "mean" is the mean over the sequences
-    of value / max(1, length of the target).
+    and backward over time in log space and float64. Frames past the end of a sequence have gradient 0. A target that
+    does not fit its frames has value inf and gradient 0; with zero_infinity both are 0. "mean" is the mean over the
+    sequences of value / max(1, length of the target).
     Shapes: guesses, grad (T, N, C) or (T, C), log-probabilities, or a list of N arrays (Ti, C) or a Ragged; truths a
     tuple (targets, input_lengths, target_lengths): targets (N, S), padded with anything, lists of uneven lengths, or
     one behind the other (sum of lengths,), ids other than blank; lengths (N,) or (), None for all frames and for the
@@ -95,69 +98,86 @@ class CTC(ReducedLoss, WrtOption):
             return super().read_guesses(guesses)
         name = type(self).__name__
         parts = Batch.read(name, guesses, self.inputs, "elements")
-        lengths, (items,) = np.array(parts.lengths, int), parts.arrays
+        ops, lengths, (items,) = parts.ops, np.array(parts.lengths, int), parts.arrays
         if items.ndim != 2:
             raise fail(name, "guesses of a sequence", "of shape (Ti, C)", f"shape {items.shape}")
-        ops, ends = parts.ops, np.cumsum(lengths)
-        frames = np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)
-        place = ops.asarray(frames), ops.asarray(np.repeat(np.arange(len(lengths)), lengths))
-        classes = items.shape[1] if parts.lengths else max(items.shape[1], self.blank + 1)  # an empty list has no say
+        # Item i of sequence j goes to (i, j).
+        starts = np.cumsum(lengths) - lengths
+        frames = np.arange(lengths.sum()) - np.repeat(starts, lengths)
+        sequences = np.repeat(np.arange(len(lengths)), lengths)
+        position_of = ops.asarray(frames), ops.asarray(sequences)
+        classes = items.shape[1]
+        if not parts.lengths:  # an empty list has no class count
+            classes = max(classes, self.blank + 1)
         padded = ops.xp.zeros((int(lengths.max(initial=0)), len(lengths), classes), items.dtype)
         if len(items):
-            padded[place] = items
+            padded[position_of] = items
         batch = Batch.read(name, padded, self.inputs, self.layout)
-        return _PaddedBatch(**vars(batch), parts=parts, place_of=place)
+        return _PaddedBatch(**vars(batch), parts=parts, position_of=position_of)
 
     def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
         """States of the alignments, and 1 / length of the target where a mean divides by it."""
         frames, n, classes = batch.arrays[0].shape
         if self.blank >= classes:
             raise fail(batch.name, "blank", f"in [0, {classes}) (the classes of guesses)", str(self.blank))
-        targets, lengths = self._targets(batch, truths, frames, n)
-        inside = np.arange(targets.shape[1]) < lengths[1][:, None]
+        targets, frame_counts, target_lengths = self._targets(batch, truths, frames, n)
+        inside = np.arange(targets.shape[1]) < target_lengths[:, None]
         bad = first_bad(((targets < 0) | (targets >= classes) | (targets == self.blank)) & inside)
         if bad is not None:
             expected = f"in [0, {classes}) and not the blank, {self.blank}"
             raise fail(batch.name, "target ids", expected, f"{targets[bad]} in {batch.place(bad[0])}")
+
+        # Blank, label, blank, label, ..., blank.
         states = np.full((n, 2 * targets.shape[1] + 1), self.blank, np.int64)
         states[:, 1::2] = np.where(inside, targets, self.blank)
-        skips = np.zeros(states.shape, bool)
-        skips[:, 2:] = (states[:, 2:] != self.blank) & (states[:, 2:] != states[:, :-2])
+        can_skip = np.zeros(states.shape, bool)
+        can_skip[:, 2:] = (states[:, 2:] != self.blank) & (states[:, 2:] != states[:, :-2])
         asarray = batch.ops.asarray
-        alignment = _Alignment(asarray(states), asarray(skips), asarray(lengths[0]), asarray(2 * lengths[1]))
+        last = 2 * target_lengths
+        alignment = _Alignment(asarray(states), asarray(can_skip), asarray(frame_counts), asarray(last))
         weight = None
         if self.reduction == "mean":
-            weight = asarray(1.0 / np.maximum(lengths[1], 1))
+            weight = asarray(1.0 / np.maximum(target_lengths, 1))
         return Truths(alignment, weight=weight)
 
-    def _targets(self, batch: Batch, truths: Any, frames: int, n: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Targets (N, S), and the lengths of frames and targets; 0 for what the mask leaves out."""
+    def _targets(self, batch: Batch, truths: Any, frames: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(targets (N, S), number of frames of each sequence, length of each target); no frames where masked."""
         most_frames = np.full(n, frames)
         if isinstance(batch, _PaddedBatch):
             most_frames = np.array(batch.parts.lengths, int)
-            truths = truths if isinstance(truths, tuple) else (truths, None, None)
+            if not isinstance(truths, tuple):
+                truths = (truths, None, None)
         if not isinstance(truths, tuple) or len(truths) != 3:
             raise fail(batch.name, "truths", "to be a tuple (targets, input_lengths, target_lengths)", describe(truths))
         ids, input_lengths, target_lengths = truths
-        input_lengths = most_frames if input_lengths is None else input_lengths
         own_lengths = None
         if is_ragged(ids):
             ids, own_lengths = read_ragged(batch.name, "targets", ids)
+        if input_lengths is None:
+            input_lengths = most_frames
         if target_lengths is None:
-            target_lengths = self._lengths_of(batch, ids, n) if own_lengths is None else own_lengths
-        names, given = ("input_lengths", "target_lengths"), (input_lengths, target_lengths)
-        lengths = [self._lengths(batch, what, value, n) for what, value in zip(names, given)]
-        targets = self._padded(batch, ids, lengths[1], n)
+            target_lengths = own_lengths
+        if target_lengths is None:
+            target_lengths = self._lengths_of(batch, ids, n)
+        frame_counts = self._lengths(batch, "input_lengths", input_lengths, n)
+        target_lengths = self._lengths(batch, "target_lengths", target_lengths, n)
+        targets = self._padded(batch, ids, target_lengths, n)
         if batch.kept is not None and not batch.ops.on_device:
-            lengths = [np.where(batch.kept.reshape(n), length, 0) for length in lengths]
-        for what, length, most in zip(names, lengths, (most_frames, np.full(n, targets.shape[1]))):
-            bad = first_bad((length < 0) | (length > most))
-            if bad is not None:
-                raise fail(batch.name, what, f"in [0, {most[bad]}]", f"{length[bad]} in {batch.place(bad[0])}")
-        return targets, lengths
+            # A masked sequence may have any truth: it gets the one that fits every sequence.
+            mask = batch.kept.reshape(n)
+            frame_counts, target_lengths = np.where(mask, frame_counts, 0), np.where(mask, target_lengths, 0)
+        self._check_lengths(batch, "input_lengths", frame_counts, most_frames)
+        self._check_lengths(batch, "target_lengths", target_lengths, np.full(n, targets.shape[1]))
+        return targets, frame_counts, target_lengths
+
+    def _check_lengths(self, batch: Batch, what: str, lengths: np.ndarray, most: np.ndarray) -> None:
+        """Raise for a length that is negative or above the most of its sequence."""
+        bad = first_bad((lengths < 0) | (lengths > most))
+        if bad is not None:
+            raise fail(batch.name, what, f"in [0, {most[bad]}]", f"{lengths[bad]} in {batch.place(bad[0])}")
 
     def _lengths(self, batch: Batch, what: str, value: Any, n: int) -> np.ndarray:
-        lengths = np.asarray(on_host(value) if hasattr(value, "dtype") else value)
+        lengths = _host_array(value)
         if (lengths.dtype.kind not in "iu" and lengths.size) or lengths.size != n or lengths.ndim > 1:
             raise fail(batch.name, what, f"of {n} whole numbers", describe(value))
         return lengths.reshape(n).astype(np.int64)
@@ -175,11 +195,9 @@ class CTC(ReducedLoss, WrtOption):
     def _padded(self, batch: Batch, value: Any, lengths: np.ndarray, n: int) -> np.ndarray:
         """Targets (N, S), also from lists of uneven lengths and from targets behind each other."""
         if isinstance(value, (list, tuple)) and value and all(map(_is_target, value)):
-            longest = max(map(len, value))
-            rows = [on_host(part).tolist() if hasattr(part, "dtype") else part for part in value]
-            value = [[*row, *[self.blank] * (longest - len(row))] for row in rows]
-        targets = np.asarray(on_host(value) if hasattr(value, "dtype") else value)
-        if targets.size == 0:
+            value = self._filled(value)
+        targets = _host_array(value)
+        if targets.size == 0:  # an array of floats, if the list was empty
             targets = targets.reshape(n, 0).astype(np.int64)
         if targets.dtype.kind not in "iu":
             raise fail(batch.name, "targets", "of integer ids", describe(value))
@@ -187,6 +205,7 @@ class CTC(ReducedLoss, WrtOption):
             return targets.astype(np.int64)
         if targets.ndim == 1 and len(batch.shape) == 2:
             return targets[None].astype(np.int64)
+        # What is left are targets one behind the other, cut by their lengths.
         if targets.ndim != 1 or lengths.min(initial=0) < 0 or len(targets) != lengths.sum():
             expected = f"of shape ({n}, S), or one behind the other, {int(lengths.sum())} in all"
             raise fail(batch.name, "targets", expected, describe(value))
@@ -194,34 +213,53 @@ class CTC(ReducedLoss, WrtOption):
         padded[np.arange(padded.shape[1]) < lengths[:, None]] = targets
         return padded
 
+    def _filled(self, targets: Sequence[Any]) -> list[list[Any]]:
+        """Targets of uneven lengths as rows of one length, with blanks behind the short ones."""
+        longest = max(map(len, targets))
+        rows = []
+        for target in targets:
+            row = on_host(target).tolist() if hasattr(target, "dtype") else target
+            rows.append([*row, *[self.blank] * (longest - len(row))])
+        return rows
+
     @without_float_warnings
     def compute(
         self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
-        """The slope of each value is known before the pass, so that likelihoods and gradient come out of one."""
-        ops, xp, items, alignment = batch.ops, batch.ops.xp, weights.items, truths.targets
+        """The derivative in each value is known before the pass, so one pass gives likelihoods and gradient."""
+        ops, xp, alignment = batch.ops, batch.ops.xp, truths.targets
+        value_weights = weights.items
         n = batch.arrays[0].shape[1]
-        slopes = None
+        value_grads = None
         if out is not None:
-            slopes = xp.ones(n) * weights.scale
-            if items is not None:
-                slopes = ops.weighted(slopes, xp.broadcast_to(items, batch.values_shape).reshape(n))
+            value_grads = xp.ones(n) * weights.scale
+            if value_weights is not None:
+                one_each = xp.broadcast_to(value_weights, batch.values_shape).reshape(n)
+                value_grads = ops.weighted(value_grads, one_each)
         likelihood = ops.align(
             batch.arrays[0],
             alignment.states,
-            alignment.skips,
+            alignment.can_skip,
             alignment.frames,
             alignment.last,
-            slopes,
+            value_grads,
             self.wrt == "logits",
             None if out is None else out[0],
         )
-        values = xp.where(likelihood == -np.inf, 0.0 if self.zero_infinity else np.inf, -likelihood)
-        values = values.reshape(batch.values_shape)
-        return (
-            ops.weighted(values, items) if needs.values else None,
-            ops.total(values, items) if needs.total else None,
-        )
+        # A target that does not fit its frames has no alignment at all.
+        impossible = 0.0 if self.zero_infinity else np.inf
+        values = xp.where(likelihood == -np.inf, impossible, -likelihood).reshape(batch.values_shape)
+        weighted = total = None
+        if needs.values:
+            weighted = ops.weighted(values, value_weights)
+        if needs.total:
+            total = ops.total(values, value_weights)
+        return weighted, total
+
+
+def _host_array(value: Any) -> np.ndarray:
+    """A list, or an array of any device, as an array of NumPy."""
+    return np.asarray(on_host(value) if hasattr(value, "dtype") else value)
 
 
 def _is_target(value: Any) -> bool:

@@ -161,7 +161,7 @@ class MultiLabelSoftMargin(RowLoss, NameOptions):
         if self._are_sets(batch, truths):
             targets = self.labels.read_multi(batch, truths, FOR_ROWS)
             members = targets.members(batch.columns).astype(compute_dtype(x.dtype))
-            return Truths(members, targets.present, exponent=exponent)
+            return Truths(members, targets.valid, exponent=exponent)
         truths = batch.real("truths", truths)
         if truths.shape == (0,) and batch.shape[0] == 0:  # a list of no rows
             truths = truths.reshape(batch.shape)

@@ -112,14 +112,14 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
         if targets.rows is None:
             row_weight = None if weight is None else targets.mean_weight(weight)
             in_formula = self.weight_in_formula
-            return Truths(targets, targets.present, row_weight, in_formula, in_mean=True, exponent=exponent)
+            return Truths(targets, targets.valid, row_weight, in_formula, in_mean=True, exponent=exponent)
         rows = targets.rows
         if self.label_smoothing:
             rows = rows * (1.0 - self.label_smoothing) + self.label_smoothing / batch.columns
         if weight is not None:
             rows = rows * weight.astype(rows.dtype)
-        targets = Targets(batch.ops, rows=rows, present=targets.present)
-        return Truths(targets, targets.present, exponent=exponent)
+        targets = Targets(batch.ops, rows=rows, valid=targets.valid)
+        return Truths(targets, targets.valid, exponent=exponent)
 
     formula = staticmethod(softmax_cross_entropy)
 
@@ -187,7 +187,7 @@ class NLL(RowLoss, NameOptions):
         targets = self.labels.read_ids(batch, truths, check)
         weight, exponent = class_weights(batch, self.class_weight)
         row_weight = None if weight is None else weight[targets.indices]
-        return Truths(targets.ids, targets.present, row_weight, in_mean=True, exponent=exponent)
+        return Truths(targets.ids, targets.valid, row_weight, in_mean=True, exponent=exponent)
 
     @staticmethod
     def formula(xp: Any, x: Any, ids: Any) -> tuple[Any, ...]:

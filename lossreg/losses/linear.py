@@ -37,14 +37,55 @@ class _LinearBatch(Batch):
     layer: Batch = field(kw_only=True)
 
     def gradient_arrays(self, out: Any, read: tuple[Any, ...]) -> list[Array]:
-        """One for each input of the layer, where none of the inputs lies: they are read until the end."""
-        xp, arrays = self.ops.xp, self.layer.arrays
-        made = self.layer.gradient_arrays(out, read)
-        return [xp.empty_like(g) if any(xp.may_share_memory(g, x) for x in arrays) else g for g in made]
+        """One for each input of the layer."""
+        xp = self.ops.xp
+        arrays = self.layer.gradient_arrays(out, read)
+        for i, array in enumerate(arrays):
+            # The inputs are read until the end: a gradient in their place would change them too early.
+            if any(xp.may_share_memory(array, x) for x in self.layer.arrays):
+                arrays[i] = xp.empty_like(array)
+        return arrays
 
     def finish(self, grads: list[Array], out: Any) -> Any:
         """As the inputs of the layer are arranged."""
         return self.layer.finish(grads, out)
+
+
+class _LayerGradients:
+    """The gradients of a layer's inputs, block by block from those of its logits."""
+
+    def __init__(self, xp: Any, out: list[Array], dtype: Any) -> None:
+        self.xp, self.dtype = xp, dtype
+        self.x, *self.targets = out
+        # Gradients of weight and bias are added up in the dtype of the logits, also where they are stored in half.
+        self.sums = []
+        for target in self.targets:
+            sums = target
+            if target.dtype != dtype:
+                sums = xp.empty(target.shape, dtype)
+            sums[...] = 0
+            self.sums.append(sums)
+
+    def add(self, block: slice, rows: Array, weight: Array, logit_grads: Array, mask: Array | None) -> None:
+        """Store the gradient of a block of rows, and add their parts of those of weight and bias."""
+        xp = self.xp
+        grads = xp.matmul(logit_grads, weight)
+        if mask is not None:
+            grads = xp.where(mask, grads, self.dtype.type(0))
+        self.x[block] = grads
+        weight_sums, *bias_sums = self.sums
+        # Tile by tile: the whole product would take as much memory as the weight.
+        tile = max(1, TILE // rows.shape[1])
+        for first in range(0, len(weight_sums), tile):
+            weight_sums[first : first + tile] += xp.matmul(logit_grads[:, first : first + tile].T, rows)
+        for sums in bias_sums:
+            sums += xp.sum(logit_grads, axis=0)
+
+    def finish(self) -> None:
+        """Store the sums."""
+        for target, sums in zip(self.targets, self.sums):
+            if target is not sums:
+                target[...] = sums
 
 
 class LogitOptions(Configurable):
@@ -58,9 +99,9 @@ class LogitOptions(Configurable):
 class LinearCrossEntropy(CrossEntropy, LogitOptions):
     """Cross-entropy of a linear layer with all its gradients; the logits exist a block of rows at a time.
 
-        z = x W^T + bias,   z = softcap tanh(z / softcap) where that is given
+        z = x W^T + bias,   z = softcap tanh(z / softcap) unless softcap is None
         value = CrossEntropy(z, truth) + z_loss (log sum_j e^z_j)**2
-        slope in x = G W,   in W = G^T x,   in bias = sum over rows of G,   with G the slopes in z
+        gradient in x = G W,   in W = G^T x,   in bias = sum over rows of G,   with G the gradient in z
 
     Three products of matrices, as many as the layer itself takes forward and back. Beyond the gradients it needs 64 MB
     of logits and 8 MB of a part of the weight's gradient; on a GPU, where formulas are not compiled, a few times that;
@@ -96,6 +137,7 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
         check_shape(name, "weight", weight, (len(weight), x.shape[1]), "x along the last axis")
         for b in bias:
             check_shape(name, "bias", b, (len(weight),), "weight along the first axis")
+        # One number with strides of 0: the pipeline asks for shape and dtype of the logits, and never reads them.
         xp, shape = layer.ops.xp, (len(x), len(weight))
         logits = xp.broadcast_to(xp.zeros((), x.dtype), shape)
         layout = layout_of("classes")
@@ -117,77 +159,95 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
     def formula(  # type: ignore[override]
         xp: Any, x: Any, ids: Any, members: Any, dense: Any, a: Any, s: Any, spread: Any, bias: Any, cap: Any, z: Any
     ) -> tuple[Any, ...]:
-        """Value of a row of x W^T, and its slope."""
-        logits, curve = x if bias is None else x + bias, 1.0
+        """Values of rows of x W^T, and their derivatives."""
+        logits = x
+        if bias is not None:
+            logits = x + bias
+        curve = 1.0  # derivative of the capped logits
         if cap is not None:
             ratio = logits / cap
             capped = xp.tanh(ratio)
-            # beside a large cap the ratio is nearly 0 and has few digits; there, tanh changes none of the logit's
+            # Beside a large cap the ratio is nearly 0 and has few digits. There, tanh changes none of the logit's.
             logits = xp.where(abs(ratio) < 1e-9, logits, cap * capped)
-            # 1 - tanh(u)**2 without a difference, which would be 0 for a logit near its bound
+            # 1 - tanh(u)**2 without a difference, which would be 0 for a logit near its bound.
             small = xp.exp(-2.0 * abs(ratio))
             curve = 4.0 * small / ((1.0 + small) * (1.0 + small))
-        value, slope = softmax_cross_entropy(xp, logits, ids, members, dense, a, s, spread)
+        value, grad = softmax_cross_entropy(xp, logits, ids, members, dense, a, s, spread)
         if z is not None:
-            peak, _, e, rest = log_sum_parts(xp, logits)
-            log_sum = peak + xp.log1p(rest)
-            value, slope = value + z * log_sum * log_sum, slope + e * (2.0 * z * log_sum / (1.0 + rest))
-        return value, slope * curve
+            row_max, _, e, sum_except_max = log_sum_parts(xp, logits)
+            log_sum = row_max + xp.log1p(sum_except_max)
+            value = value + z * log_sum * log_sum
+            grad = grad + e * (2.0 * z * log_sum / (1.0 + sum_except_max))
+        return value, grad * curve
 
     @without_float_warnings
     def compute(
         self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
-        """Block by block: logits, their slopes in the same place, and the products with those."""
+        """Block by block: logits, their gradients in the same memory, and the products with those."""
         assert isinstance(batch, _LinearBatch)
-        ops, xp, (all_logits,) = batch.ops, batch.ops.xp, batch.arrays  # a shape and a dtype, without memory
+        ops, xp = batch.ops, batch.ops.xp
+        (all_logits,) = batch.arrays  # a shape and a dtype, without memory
         (n, classes), dtype = all_logits.shape, compute_dtype(all_logits.dtype)
         x, weight, *bias = batch.layer.arrays
         weight = weight.astype(dtype, copy=False)
-        z_loss = math.ldexp(self.z_loss, -truths.exponent) if self.z_loss else None
-        more = (bias[0][None, :] if bias else None, self.softcap, z_loss)
-        items = weights.items if weights.items is None else xp.broadcast_to(weights.items, (n,))
+        layer_options = self._layer_options(bias, truths)
+        value_weights = weights.items
+        if value_weights is not None:
+            value_weights = xp.broadcast_to(value_weights, (n,))
+        grads = None if out is None else _LayerGradients(xp, out, dtype)
+
+        # All blocks use the same memory for their logits.
         step = max(1, BLOCK // classes)
         buffer = xp.empty((min(n, step), classes), dtype)
-        sums = [g if g.dtype == dtype else xp.empty(g.shape, dtype) for g in out[1:]] if out else []
-        for array in sums:
-            array[...] = 0
         values: list[Array] = []
-        total: Any = xp.zeros(())
+        total: Any = xp.zeros(()) if needs.total else None
         for start in range(0, n, step):
-            block = slice(start, start + step)
-            rows, logits = x[block].astype(dtype, copy=False), buffer[: min(step, n - start)]
-            kept = None if items is None else (items[block] != 0)[:, None]
-            if kept is not None:  # their slopes are 0, but 0 times what they hold need not be
-                rows = xp.where(kept, rows, dtype.type(0))
+            block = slice(start, min(start + step, n))
+            block_truths = Truths(truths.targets[block], weight=_part(truths.weight, block))
+            block_weights = _part(value_weights, block)
+            rows, logits = x[block].astype(dtype, copy=False), buffer[: block.stop - start]
+            mask = None
+            if block_weights is not None:
+                # The gradients of masked rows are 0, but 0 times what the rows hold need not be.
+                mask = (block_weights != 0)[:, None]
+                rows = xp.where(mask, rows, dtype.type(0))
             xp.matmul(rows, weight.T, out=logits)
-            row_weight = None if truths.weight is None else truths.weight[block]
-            found, sum_ = ops.run(
+            block_values, block_total = ops.run(
                 self.formula,
                 [logits],
-                (*self.arguments(batch, Truths(truths.targets[block], weight=row_weight)), *more),
-                None if items is None else items[block],
+                (*self.arguments(batch, block_truths), *layer_options),
+                block_weights,
                 weights.scale,
                 rows=True,
                 values=needs.values or self.check_finite,
                 total=needs.total,
-                out=None if out is None else [logits],
+                out=None if grads is None else [logits],
             )
-            values += [] if found is None else [found]
-            total = total + sum_ if needs.total else None
-            if out is not None:
-                slopes = xp.matmul(logits, weight)
-                out[0][block] = slopes if kept is None else xp.where(kept, slopes, dtype.type(0))
-                tile = max(1, TILE // rows.shape[1])
-                for first in range(0, classes, tile):
-                    sums[0][first : first + tile] += xp.matmul(logits[:, first : first + tile].T, rows)
-                for bias_sum in sums[1:]:
-                    bias_sum += xp.sum(logits, axis=0)
-        for target, array in zip(out[1:] if out else (), sums):
-            if target is not array:
-                target[...] = array
+            if block_values is not None:
+                values.append(block_values)
+            if needs.total:
+                total = total + block_total
+            if grads is not None:  # the logits have become their gradients
+                grads.add(block, rows, weight, logits, mask)
+
+        if grads is not None:
+            grads.finish()
         joined = xp.concatenate(values) if values else xp.zeros((n, 1), dtype)
         if self.check_finite:
             names = ("gradient", "gradient in weight", "gradient in bias")
             check_finite(batch, {"loss": joined, **dict(zip(names, out or ()))})
         return joined if needs.values else None, total
+
+    def _layer_options(self, bias: list[Array], truths: Truths) -> tuple[Any, ...]:
+        """What the formula takes behind the arguments of cross-entropy: bias, bound, and factor of the z-loss."""
+        bias_row = z_loss = None
+        if bias:
+            bias_row = bias[0][None, :]
+        if self.z_loss:
+            z_loss = math.ldexp(self.z_loss, -truths.exponent)  # as the class weights are scaled
+        return bias_row, self.softcap, z_loss
+
+
+def _part(array: Array | None, block: slice) -> Array | None:
+    return None if array is None else array[block]

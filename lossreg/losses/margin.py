@@ -113,7 +113,7 @@ class MultiMargin(RowLoss, NameOptions):
         targets = self.labels.read_ids(batch, truths, check)
         weight, exponent = class_weights(batch, self.class_weight)
         row_weight = None if weight is None else weight[targets.indices]
-        return Truths(targets.ids, targets.present, row_weight, exponent=exponent)
+        return Truths(targets.ids, targets.valid, row_weight, exponent=exponent)
 
     @staticmethod
     def formula(xp: Any, x: Any, ids: Any, margin: Any, classes: Any, p: int) -> tuple[Any, ...]:
@@ -164,7 +164,7 @@ class MultiLabelMargin(RowLoss, NameOptions):
         place = np.arange(indptr[-1]) - np.repeat(indptr[:-1], counts)
         ids[asarray(np.repeat(np.arange(len(counts)), counts)), asarray(place)] = targets.ids
         members = targets.members(batch.columns)
-        return Truths((members, asarray(counts.astype(np.float64)), ids), targets.present)
+        return Truths((members, asarray(counts.astype(np.float64)), ids), targets.valid)
 
     @staticmethod
     def formula(xp: Any, x: Any, members: Any, count: Any, classes: Any, *ids: Any) -> tuple[Any, ...]:

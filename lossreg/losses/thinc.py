@@ -112,7 +112,7 @@ class CategoricalCrossentropy(Loss):
         # Thinc keeps targets in float32, also beside float64 guesses
         on, off = float(np.float32(1.0 - e)), float(np.float32(e / max(p.shape[1] - 1, 1)))
         count = float(max(len(batch), 1)) if self.normalize else 1.0
-        truths = (targets.ids, targets.rows, targets.negated, targets.present, on, off, count)
+        truths = (targets.ids, targets.rows, targets.negated, targets.valid, on, off, count)
         options: dict[str, Any] = {"rows": True, "values": False, "total": True, "out": [grad]}
         total = ops.run(self.formula, [p], truths, None, 1.0, **options)[1]
         if not ops.on_device and math.isnan(total):

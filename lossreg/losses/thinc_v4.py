@@ -71,10 +71,10 @@ class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the ver
             row_weight = None if weight is None else targets.mean_weight(weight)
             # with smoothing a row has terms of all classes, of which each has its own weight
             in_formula = self.label_smoothing > 0
-            return Truths(targets, targets.present, row_weight, in_formula, in_mean=True, exponent=exponent)
+            return Truths(targets, targets.valid, row_weight, in_formula, in_mean=True, exponent=exponent)
         rows = targets.rows if weight is None else targets.rows * weight.astype(targets.rows.dtype)
-        targets = Targets(batch.ops, rows=rows, present=targets.present)
-        return Truths(targets, targets.present, exponent=exponent)
+        targets = Targets(batch.ops, rows=rows, valid=targets.valid)
+        return Truths(targets, targets.valid, exponent=exponent)
 
     def check_guesses(self, batch: Batch, items: Array | None) -> None:
         """Kept rows lie in [0, 1], and sum to 1 where the gradient takes that for granted."""

@@ -1,4 +1,4 @@
-"""Metrics: what is computed beside the loss, batch by batch, with states that merge."""
+"""Metrics: numbers other than the loss, computed batch by batch, with states that merge."""
 
 from __future__ import annotations
 

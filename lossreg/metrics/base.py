@@ -1,4 +1,4 @@
-"""`Metric`: what is computed of outputs and labels, bound to places in a context, with a state that merges."""
+"""`Metric`: a number about outputs and labels, which it reads from paths in a context; its states merge."""
 
 from __future__ import annotations
 
@@ -114,17 +114,17 @@ class Metric(Configurable, ABC):
 
     def get_inputs(self, context: Any) -> dict[str, Any]:
         """What lies at the paths of a context, by argument; KeyError for a path that leads nowhere."""
-        return {name: tree_map(functools.partial(get_path, context), path) for name, path in self.get_paths().items()}
+        read = functools.partial(get_path, context)
+        return {name: tree_map(read, path) for name, path in self.get_paths().items()}
 
     def get_paths(self) -> dict[str, Any]:
         """The paths of the arguments that have one; ConfigError when one that `get_state` needs has none."""
         arguments = self.arguments()
         paths = {name: getattr(self, name) for name in arguments}
-        problems = [
-            (name, "this option is needed: a path such as 'preds.logits'")
-            for name, needed in arguments.items()
-            if paths[name] == REQUIRED or (needed and paths[name] is None)
-        ]
+        problems = []
+        for name, is_needed in arguments.items():
+            if paths[name] == REQUIRED or (is_needed and paths[name] is None):
+                problems.append((name, "this option is needed: a path such as 'preds.logits'"))
         if problems:
             raise ConfigError(problems, title=f"Cannot read {type(self).__name__} from a context")
         return {name: path for name, path in paths.items() if path is not None}
@@ -160,4 +160,6 @@ def _linked(state: Any, metric: Metric) -> Any:
         raise TypeError(
             f"Cannot calculate {type(metric).__name__}: expected get_state to return a State, got {describe(state)}."
         )
-    return state if state.parent is not None else replace(state, parent=metric)
+    if state.parent is not None:
+        return state
+    return replace(state, parent=metric)

@@ -18,14 +18,14 @@ from ..ops import get_ops
 from ..pipeline.guesses import check_unmasked
 from ..states.averages import AverageState
 from .base import Key, Metric
-from .rows import Rows, like, read_batch, read_numbers, read_weight
+from .rows import Rows, match_last_axis, read_batch, read_numbers, read_weight
 
 __all__ = ["Accuracy", "BinaryAccuracy", "Precision1"]
 
 
 @register("Accuracy.v1", to="metrics")
 class Accuracy(Metric, LabelOptions):
-    """The share of rows whose best class is the label.
+    """The fraction of rows whose best class is the label.
 
         accuracy = sum(mask * (argmax(logits) == label)) / sum(mask)
 
@@ -54,7 +54,7 @@ class Accuracy(Metric, LabelOptions):
         """Right rows, and rows."""
 
     def check_options(self) -> Iterable[Problem]:
-        """Logits beside predicted labels."""
+        """Logits together with predicted labels."""
         yield from super().check_options()
         if self.logits is not None and self.pred_labels is not None:
             yield "pred_labels", "should be left out where logits are given"
@@ -74,7 +74,7 @@ class Accuracy(Metric, LabelOptions):
             return self._compared(pred_labels, labels, mask)
         rows = Rows.read(self.reader, logits, labels, mask)
         best = rows.ops.xp.argmax(rows.logits, axis=1)
-        if rows.targets.has_sets:
+        if rows.targets.has_sets:  # any candidate is right
             members = rows.targets.members(rows.logits.shape[1])
             right = rows.ops.xp.take_along_axis(members, best[:, None], axis=1)[:, 0]
         else:
@@ -82,50 +82,63 @@ class Accuracy(Metric, LabelOptions):
         return self.State.from_values(right, mask=rows.weight)
 
     def _compared(self, pred_labels: Any, labels: Any, mask: Any) -> State:
-        guesses, truths = (self._ids(*x) for x in (("pred_labels", pred_labels), ("labels", labels)))
+        guesses, truths = self._ids("pred_labels", pred_labels), self._ids("labels", labels)
         name, ops = type(self).__name__, get_ops(guesses)
         if not ops.owns(truths):
             raise fail(name, "labels", f"of {ops.library} as pred_labels are", describe(truths))
-        truths = like(truths, tuple(guesses.shape))
+        truths = match_last_axis(truths, tuple(guesses.shape))
         check_shape(name, "labels", truths, tuple(guesses.shape), "pred_labels")
         if self._kinds(guesses) | self._kinds(truths) == {"ids", "names"}:
             raise fail(name, "labels and pred_labels", "to be all ids or all names, or names to be given", "both kinds")
         if mask is not None:
             check_unmasked(name, "mask", mask)
-            mask = like(ops.asarray(mask), tuple(guesses.shape))
-        known = self.missing_value is None or truths != self.missing_value
-        if truths.dtype == object:
-            known = known & np.array([x is not None for x in truths.flat], bool).reshape(truths.shape)
-        if known is not True:
-            mask = known if mask is None else ops.xp.where(known, mask, 0)
+            mask = match_last_axis(ops.asarray(mask), tuple(guesses.shape))
+        valid = self._valid(truths)
+        if mask is None:
+            mask = valid
+        elif valid is not None:
+            mask = ops.xp.where(valid, mask, 0)
         return self.State.from_values(guesses == truths, mask=mask)
+
+    def _valid(self, truths: Any) -> Any:
+        """Which labels are not missing; None where none can be."""
+        valid: Any = True
+        if self.missing_value is not None:
+            valid = truths != self.missing_value  # True where ids are compared with a name
+        if truths.dtype == object:
+            is_label = [label is not None for label in truths.flat]
+            valid = valid & np.array(is_label, bool).reshape(truths.shape)
+        return None if valid is True else valid
 
     def _ids(self, what: str, labels: Any) -> Any:
         """Labels as an array, with ids in the place of names if those are known."""
-        is_array = hasattr(labels, "dtype") and hasattr(labels, "reshape")
-        x = labels if is_array else np.asarray(labels, dtype=object)
+        x = labels
+        if not hasattr(labels, "dtype") or not hasattr(labels, "reshape"):
+            x = np.asarray(labels, dtype=object)  # not as text: NumPy would turn ids among names into names
         get_ops(x)  # raises TypeError for arrays of a library that no backend handles
         if self.names is None or x.dtype.kind in "fiub":
             return x
         table = {name: i for i, name in enumerate(self.names)}
         flat = x.ravel().tolist()
-        unknown = [v for v in flat if isinstance(v, str) and v not in table and v != self.missing_value]
-        if unknown:
-            raise fail(type(self).__name__, what, "to be among names", repr(unknown[0]))
-        ids = np.fromiter((table.get(v, v) for v in flat), object, len(flat))
+        for label in flat:
+            if isinstance(label, str) and label not in table and label != self.missing_value:
+                raise fail(type(self).__name__, what, "to be among names", repr(label))
+        ids = np.fromiter((table.get(label, label) for label in flat), object, len(flat))
         return ids.reshape(x.shape)
 
     def _kinds(self, labels: Any) -> set[str]:
         """Whether labels are ids, names, or both."""
+        if not labels.size:
+            return set()
         if labels.dtype.kind in "fiub":
-            return {"ids"} if labels.size else set()
-        known = [v for v in labels.ravel().tolist() if v is not None and v != self.missing_value]
-        return {"names" if isinstance(v, str) else "ids" for v in known}
+            return {"ids"}
+        known = [x for x in labels.ravel().tolist() if x is not None and x != self.missing_value]
+        return {"names" if isinstance(x, str) else "ids" for x in known}
 
 
 @register("BinaryAccuracy.v1", to="metrics")
 class BinaryAccuracy(Metric):
-    """The share of items whose logit has the sign of the label.
+    """The fraction of items whose logit has the sign of the label.
 
         accuracy = sum(mask * ((logits > 0) == labels)) / sum(mask)
 
@@ -150,8 +163,10 @@ class BinaryAccuracy(Metric):
         weight = read_weight(batch, mask)
         truths = read_numbers(batch, labels)
         if not batch.ops.on_device:
-            kept = None if batch.kept is None else batch.kept.reshape(batch.shape)
-            check_domain(batch.ops, batch.name, "labels", truths, OneOf((0.0, 1.0)), kept, batch.place)
+            is_read = batch.kept
+            if is_read is not None:
+                is_read = is_read.reshape(batch.shape)
+            check_domain(batch.ops, batch.name, "labels", truths, OneOf((0.0, 1.0)), is_read, batch.place)
         right = (batch.arrays[0] > 0) == (truths != 0)
         return self.State.from_values(right.reshape(-1), mask=weight)
 
@@ -162,8 +177,8 @@ class Precision1(Metric):
 
         precision = sum(mask * labels[argmax(logits)]) / sum(mask)
 
-    With labels of 0 and 1 it is the share of rows whose best class is one of their labels. Of equal logits the first
-    is the best.
+    With labels of 0 and 1 it is the fraction of rows whose best class is one of their labels. Of equal logits the
+    first is the best.
 
     Shapes: logits and labels (..., C); mask (...) or (..., 1).
     Errors: ValueError for shapes that do not fit.

@@ -15,7 +15,7 @@ from ..config.resolve import register
 from ..ops import Array, Ops, get_ops
 from ..states.averages import AverageState
 from .base import Key, Metric
-from .rows import as_array, like
+from .rows import as_array, match_last_axis
 
 __all__ = ["Ari"]
 
@@ -69,11 +69,12 @@ class Ari(Metric):
         check_shape(name, "labels", truths, tuple(guesses.shape), "predictions")
         videos = tuple(guesses.shape[:-4])
         if mask is not None:
-            mask = like(as_array(name, "mask", mask), (*videos, 1))
+            mask = match_last_axis(as_array(name, "mask", mask), (*videos, 1))
         pixels = int(np.prod(guesses.shape[-4:]))
         rows = math.prod(videos), pixels
         guesses, truths = guesses.reshape(rows), truths.reshape(rows)
-        index = self._index(ops, guesses, truths, self._kept(ops, truths, mask))
+        counted = self._counted(ops, truths, mask)
+        index = self._index(ops, guesses, truths, counted)
         return self.State.from_values(index.reshape(*videos, 1), mask=mask)
 
     def _read(self, what: str, ids: Any) -> Array:
@@ -86,35 +87,39 @@ class Ari(Metric):
             raise fail(name, what, expected, describe(array))
         return array.astype(np.int64)
 
-    def _kept(self, ops: Ops, truths: Array, mask: Any) -> Array:
+    def _counted(self, ops: Ops, truths: Array, mask: Any) -> Array:
         """Which pixels count, bool (videos, pixels)."""
-        kept = ops.xp.ones(truths.shape, dtype=bool)
+        counted = ops.xp.ones(truths.shape, dtype=bool)
         if mask is not None and mask.size == len(truths):
-            kept = kept & (mask.reshape(-1, 1) != 0)
-        ignored = (self.ignored_ids,) if isinstance(self.ignored_ids, int) else self.ignored_ids or ()
-        for label in ignored:
-            kept = kept & (truths != label)
-        return kept
+            counted = counted & (mask.reshape(-1, 1) != 0)
+        ignored = self.ignored_ids
+        if isinstance(ignored, int):
+            ignored = (ignored,)
+        for label in ignored or ():
+            counted = counted & (truths != label)
+        return counted
 
-    def _check_ids(self, ops: Ops, what: str, ids: Array, kept: Array, count: int | None) -> None:
+    def _check_ids(self, ops: Ops, what: str, ids: Array, counted: Array, count: int | None) -> None:
         """Raise for ids that are not below the number of instances. A device would have to wait for the answer."""
         if count is None or ops.on_device:
             return
-        name, place = type(self).__name__, "video {}".format
-        check_domain(ops, name, f"{what} ids", ids, Interval(0, count - 1), kept, place)
+        domain = Interval(0, count - 1)
+        check_domain(ops, type(self).__name__, f"{what} ids", ids, domain, counted, "video {}".format)
 
-    def _index(self, ops: Ops, guesses: Array, truths: Array, kept: Array) -> Array:
+    def _index(self, ops: Ops, guesses: Array, truths: Array, counted: Array) -> Array:
         """The index of each video."""
         xp = ops.xp
-        self._check_ids(ops, "label", truths, kept, self.num_instances_true)
-        self._check_ids(ops, "prediction", guesses, kept, self.num_instances_pred)
+        self._check_ids(ops, "label", truths, counted, self.num_instances_true)
+        self._check_ids(ops, "prediction", guesses, counted, self.num_instances_pred)
 
         # Pairs of ids have numbers, too. Those of a row are below its length, so no table of all ids is needed.
         truths, guesses = _numbered(xp, truths), _numbered(xp, guesses)
         both = _numbered(xp, truths * truths.shape[1] + guesses)
-        together, in_truth, in_guess = (_ordered_pairs(xp, numbers, kept) for numbers in (both, truths, guesses))
+        together = _ordered_pairs(xp, both, counted)
+        in_truth = _ordered_pairs(xp, truths, counted)
+        in_guess = _ordered_pairs(xp, guesses, counted)
 
-        pixels = kept.sum(axis=1, dtype=np.float64)
+        pixels = counted.sum(axis=1, dtype=np.float64)
         expected = in_truth * in_guess / xp.maximum(pixels * (pixels - 1.0), 1.0)
         most = 0.5 * (in_truth + in_guess)
         is_defined = most != expected
@@ -132,11 +137,11 @@ def _numbered(xp: Any, ids: Array) -> Array:
     return numbers
 
 
-def _ordered_pairs(xp: Any, numbers: Array, kept: Array) -> Array:
-    """How many ordered pairs of different pixels of a row have equal numbers, among the pixels that are kept."""
+def _ordered_pairs(xp: Any, numbers: Array, counted: Array) -> Array:
+    """How many ordered pairs of different pixels of a row have equal numbers, among those that count."""
     rows, pixels = numbers.shape
     cells = xp.arange(rows)[:, None] * pixels + numbers
     counts = xp.zeros(rows * pixels)
-    xp.add.at(counts, cells.reshape(-1), kept.reshape(-1).astype(np.float64))
+    xp.add.at(counts, cells.reshape(-1), counted.reshape(-1).astype(np.float64))
     counts = counts.reshape(rows, pixels)
     return (counts * (counts - 1.0)).sum(axis=1)

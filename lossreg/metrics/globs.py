@@ -18,14 +18,18 @@ _NOTHING = object()
 def get_glob(context: Any, path: str) -> Any:
     """The part of a context that a path leads to, arranged as there: `*` is any one step, `**` any number of them.
 
-    What is before the first wildcard is dropped from the result. KeyError where nothing is found.
+    What is before the first wildcard is dropped from the result. KeyError where the path leads nowhere.
     """
     head, steps = _read(path)
-    tree = get_path(context, head) if head else context
-    found = _pruned(tree, steps, ()) if steps else tree
-    if found is _NOTHING:
+    tree = context
+    if head:
+        tree = get_path(context, head)
+    if not steps:
+        return tree
+    part = _pruned(tree, steps, ())
+    if part is _NOTHING:
         raise PathError(f"Cannot find '{path}': expected at least one place that it leads to, got none.")
-    return found
+    return part
 
 
 def check_glob(path: str) -> None:
@@ -50,14 +54,16 @@ def _read(path: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _pruned(tree: Any, steps: tuple[str, ...], keys: tuple[str, ...]) -> Any:
-    """The leaves of a tree that steps lead to or above, in their containers."""
+    """The leaves of a tree that steps lead to, or to a container of which they do, in their containers."""
     if isinstance(tree, Mapping):
-        found = {key: _pruned(value, steps, (*keys, str(key))) for key, value in tree.items()}
-        return {key: value for key, value in found.items() if value is not _NOTHING} or _NOTHING
+        items = {key: _pruned(value, steps, (*keys, str(key))) for key, value in tree.items()}
+        return {key: value for key, value in items.items() if value is not _NOTHING} or _NOTHING
     if isinstance(tree, (list, tuple)):
         parts = [_pruned(value, steps, (*keys, str(i))) for i, value in enumerate(tree)]
         parts = [part for part in parts if part is not _NOTHING]
-        return (tuple(parts) if isinstance(tree, tuple) else parts) or _NOTHING
+        if isinstance(tree, tuple):
+            return tuple(parts) or _NOTHING
+        return parts or _NOTHING
     return tree if _lead_to(steps, keys) else _NOTHING
 
 

@@ -66,22 +66,23 @@ class RocAuc(Metric):
             rows = super().compute()
             if rows.logits is None:
                 return 0.0
-            kept = rows.weight != 0
-            logits, weight = (x[kept].astype(np.float64) for x in (rows.logits, rows.weight))
-            labels = rows.labels[kept]
-            present = np.unique(labels)
-            classes = self.parent.unique_labels or present
-            unknown = present[~np.isin(present, classes)]
+            mask = rows.weight != 0
+            labels = rows.labels[mask]
+            logits, weight = rows.logits[mask].astype(np.float64), rows.weight[mask].astype(np.float64)
+            occurring = np.unique(labels)
+            classes = self.parent.unique_labels or occurring
+            unknown = occurring[~np.isin(occurring, classes)]
             if len(unknown):
                 raise fail("RocAuc", "labels", f"to be among unique_labels {classes}", str(unknown[0]))
-            if len(present) < 2:
+            if len(occurring) < 2:
                 return 0.0
+            # Probabilities among the classes that can occur, as logarithms: these have the same order and no ties.
             scores = dict(zip(classes, _log_softmax(logits[:, list(classes)]).T))
             area = functools.partial(_area, scores, labels, weight)
             if self.parent.multi_class_mode == "ovr":
-                areas = [area(c, present[present != c]) for c in present]
+                areas = [area(c, occurring[occurring != c]) for c in occurring]
             else:
-                areas = [area(c, [d]) for c, d in permutations(present, 2)]
+                areas = [area(c, [d]) for c, d in permutations(occurring, 2)]
             return float(np.mean(areas))
 
     @functools.cached_property
@@ -96,12 +97,16 @@ class RocAuc(Metric):
         columns = rows.logits.shape[1]
         if max(self.unique_labels or (0,)) >= columns:
             raise fail(type(self).__name__, "logits", f"with a column for each of {self.unique_labels}", f"{columns}")
-        weight = rows.ops.xp.ones(len(rows.logits)) if rows.weight is None else rows.weight
-        return self.State(rows.logits.copy(), rows.targets.indices.copy(), weight.copy())  # the caller's may change
+        weight = rows.weight
+        if weight is None:
+            weight = rows.ops.xp.ones(len(rows.logits))
+        # Copies: the caller's arrays may change before the result is computed.
+        return self.State(rows.logits.copy(), rows.targets.indices.copy(), weight.copy())
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:
     """Logarithms of probabilities, precise near 0 and near 1 as well."""
+    # Without the largest, which is log1p's 1.
     best = x.argmax(axis=1, keepdims=True)
     shifted = x - np.take_along_axis(x, best, axis=1)
     others = np.exp(shifted)

@@ -14,12 +14,12 @@ from ..ops import Array, Ops, get_ops
 from ..pipeline.guesses import Batch, real_array
 from ..pipeline.weights import item_array
 
-__all__ = ["Rows", "as_array", "like", "read_batch", "read_numbers", "read_weight"]
+__all__ = ["Rows", "as_array", "match_last_axis", "read_batch", "read_numbers", "read_weight"]
 
 
 @dataclass(eq=False)
 class Rows:
-    """Rows of logits (N, C), what their labels are, and what each weighs (None: all 1)."""
+    """Rows of logits (N, C), their labels, and the weight of each row (None: all 1)."""
 
     ops: Ops
     logits: Array
@@ -31,11 +31,14 @@ class Rows:
         """Logits (..., C) or a list of sequences. Rows whose label is missing weigh nothing."""
         batch = read_batch(reader.name, logits, layout=-1)
         weight = read_weight(batch, mask)
-        targets = reader.read(batch, like(labels, batch.values_shape), not batch.ops.on_device)
+        labels = match_last_axis(labels, batch.values_shape)
+        targets = reader.read(batch, labels, not batch.ops.on_device)
         if targets.rows is not None:
             raise fail(reader.name, "truths", "to be labels", "rows of numbers")
-        if targets.present is not None:
-            weight = targets.present if weight is None else batch.ops.xp.where(targets.present, weight, 0)
+        if weight is None:
+            weight = targets.valid
+        elif targets.valid is not None:
+            weight = batch.ops.xp.where(targets.valid, weight, 0)
         return cls(batch.ops, batch.arrays[0], targets, weight)
 
 
@@ -47,10 +50,11 @@ def read_batch(name: str, logits: Any, layout: Any = "elements") -> Batch:
 
 
 def read_weight(batch: Batch, mask: Any) -> Array | None:
-    """A mask that broadcasts to the values, flat; the batch then knows which items it keeps."""
+    """A mask that broadcasts to the values, flat. The batch then knows the mask, for the checks of its labels."""
     if mask is None or batch.lengths == ():
         return None
-    mask = item_array(batch, "mask", like(mask, batch.values_shape), upper=np.inf, check=not batch.ops.on_device)
+    mask = match_last_axis(mask, batch.values_shape)
+    mask = item_array(batch, "mask", mask, upper=np.inf, check=not batch.ops.on_device)
     weight = batch.ops.xp.broadcast_to(mask, batch.values_shape).reshape(-1)
     batch.kept = weight != 0
     return weight
@@ -60,15 +64,19 @@ def read_numbers(batch: Batch, labels: Any) -> Array:
     """Labels that are numbers, one for each logit."""
     if batch.lengths == ():
         return batch.arrays[0]
-    array = like(batch.real("labels", labels), batch.shape)
+    array = match_last_axis(batch.real("labels", labels), batch.shape)
     check_shape(batch.name, "labels", array, batch.shape, "logits")
     return array
 
 
-def like(x: Any, shape: tuple[int, ...]) -> Any:
-    """An array of another shape, if all that differs is a last axis of 1; anything else as it is."""
-    ours = getattr(x, "shape", shape)
-    return x.reshape(shape) if ours != shape and shape in ((*ours, 1), ours[:-1] if ours[-1:] == (1,) else None) else x
+def match_last_axis(x: Any, shape: tuple[int, ...]) -> Any:
+    """An array in another shape, if a last axis of 1 is the only difference; anything else as it is."""
+    own = getattr(x, "shape", shape)
+    if shape == (*own, 1):
+        return x.reshape(shape)
+    if own == (*shape, 1):
+        return x.reshape(shape)
+    return x
 
 
 def as_array(name: str, what: str, x: Any) -> Any:

@@ -58,26 +58,34 @@ class Norm(Metric):
 
         def compute(self) -> Any:
             """The norm."""
+            power = self.parent.power
             if self.parent.aggregation_type == "average":
                 return super().compute()
-            if self.parent.power == math.inf:
+            if power == math.inf:
                 return self.largest
-            return self.total ** (1 / self.parent.power) if self.parent.power else self.total
+            if power == 0:  # a number of numbers, which adds up as it is
+                return self.total
+            return self.total ** (1 / power)
 
     def check_options(self) -> Iterable[Problem]:
         """Orders that vectors do not have, and norms that do not add up."""
         yield from super().check_options()
-        of_matrices, order = isinstance(self.axis, tuple), self.ord
-        if isinstance(order, str) and not of_matrices:
-            yield "ord", f"should be a number for vectors, got {order!r}"
-        adds_up = order in (None, "fro") if of_matrices else not isinstance(order, float) or order >= 0
+        order = self.ord
+        if isinstance(self.axis, tuple):  # of matrices
+            adds_up = order in (None, "fro")
+        else:
+            adds_up = not isinstance(order, float) or order >= 0
+            if isinstance(order, str):
+                yield "ord", f"should be a number for vectors, got {order!r}"
         if self.aggregation_type == "concat" and not adds_up:
             yield "aggregation_type", f"should be 'average' for ord {order!r} of axis {self.axis}"
 
     @property
     def power(self) -> float:
-        """What numbers are raised to before they are added."""
-        return self.ord if isinstance(self.ord, float) else 2.0
+        """The exponent of numbers before they are added."""
+        if isinstance(self.ord, float):
+            return self.ord
+        return 2.0  # of None and "fro"
 
     @without_float_warnings
     @foreign_arrays
@@ -85,23 +93,30 @@ class Norm(Metric):
         """The norms of a batch."""
         name = type(self).__name__
         x = as_array(name, "tensor", tensor).astype(np.float64)
-        axis = (self.axis,) if isinstance(self.axis, int) else self.axis
-        if axis is None:
-            x, axis = x.reshape(-1, *(1 for _ in x.shape[1:])), (0,)
-        if not all(-x.ndim <= i < x.ndim for i in axis):
+        axis = self.axis
+        if axis is None:  # all numbers along the first axis, and as many axes as before
+            x, axis = x.reshape(-1, *[1] * len(x.shape[1:])), 0
+        axes = (axis,) if isinstance(axis, int) else axis
+        if not all(-x.ndim <= i < x.ndim for i in axes):
             raise fail(name, "tensor", f"with axis {self.axis}", describe(x))
-        axes = [i % x.ndim for i in axis]
-        ops, _, weight = masked_values(
-            name, x[tuple(slice(1) if i in axes else slice(None) for i in range(x.ndim))], mask
-        )
-        if weight is not None:
+
+        # A mask has one number per norm: it broadcasts to the first number of each.
+        first: list[Any] = [slice(None)] * x.ndim
+        for i in axes:
+            first[i] = slice(1)
+        ops, _, weight = masked_values(name, x[tuple(first)], mask)
+        if weight is not None:  # a masked vector may hold NaN
             x = ops.xp.where(weight != 0, x, 0.0)
+
+        # Powers add up over batches, norms do not.
         if self.aggregation_type == "concat" and 0 < self.power < math.inf:
-            return self.State.from_values((abs(x) ** self.power).sum(axis=axis, keepdims=True), mask=weight)
-        norm = ops.xp.linalg.norm(x, ord=self.ord, axis=axis if len(axis) > 1 else axis[0], keepdims=True)
+            return self.State.from_values((abs(x) ** self.power).sum(axis=axes, keepdims=True), mask=weight)
+        norm = ops.xp.linalg.norm(x, ord=self.ord, axis=axis, keepdims=True)
         if self.aggregation_type == "average" or not self.power:
             return self.State.from_values(norm, mask=weight)
-        return self.State(largest=ops.scalar(norm.max()) if norm.size else 0.0)
+        if not norm.size:
+            return self.State(largest=0.0)
+        return self.State(largest=ops.scalar(norm.max()))
 
 
 @register("Std.v1", to="metrics")
@@ -111,7 +126,7 @@ class Std(Metric):
         mean = sum(mask * x) / sum(mask)
         std  = sqrt(sum(mask * (x - mean)^2) / sum(mask))
 
-    States hold the mean and the sum of squares around it, so that a mean which is great beside the deviation costs no
+    States hold the mean and the sum of squares around it, so that a mean which is great against the deviation costs no
     digits. No numbers have the deviation 0.
 
     Shapes: values any; a mask has the first axes of the values.
@@ -136,9 +151,11 @@ class Std(Metric):
             """The state of the numbers of both."""
             parent = self.merged_parent(other)
             count = self.count + other.count
-            share, gap = _ratio(other.count, count), other.mean - self.mean
-            squares = self.squares + other.squares + gap * gap * self.count * share
-            return replace(self, parent=parent, count=count, mean=self.mean + gap * share, squares=squares)
+            # The mean moves towards the other one by the fraction of numbers that the other state has.
+            fraction, gap = _ratio(other.count, count), other.mean - self.mean
+            mean = self.mean + gap * fraction
+            squares = self.squares + other.squares + gap * gap * self.count * fraction
+            return replace(self, parent=parent, count=count, mean=mean, squares=squares)
 
         def compute(self) -> Any:
             """The standard deviation."""
@@ -150,7 +167,8 @@ class Std(Metric):
         name = type(self).__name__
         ops, x, weight = masked_values(name, as_array(name, "values", values), mask)
         x = x.astype(np.float64, copy=False)
-        weight = ops.xp.ones(x.shape) if weight is None else weight
+        if weight is None:
+            weight = ops.xp.ones(x.shape)
         count = ops.scalar(weight.sum())
         mean = _ratio(ops.scalar((x * weight).sum()), count)
         return self.State(count, mean, ops.scalar((weight * (x - mean) ** 2).sum()))
@@ -191,6 +209,9 @@ class SingleDimension(Metric):
 def _ratio(a: Any, b: Any) -> Any:
     """a / b of numbers or of 0-d arrays on a device; 0 where both are 0."""
     if isinstance(b, (int, float)):
-        return a / b if b else 0.0
+        if not b:
+            return 0.0
+        return a / b
+    # A device is not waited for: both cases in one expression.
     xp = get_ops(b).xp
     return a / xp.where(b == 0, 1.0, b)

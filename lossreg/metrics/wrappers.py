@@ -1,4 +1,4 @@
-"""Metrics made of another metric: over the leaves of trees, and where something may be missing."""
+"""Metrics around another metric: over the leaves of trees, and for contexts in which something may be missing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Noop(Metric):
 
 
 class _Wrapper(Metric):
-    """A metric that reads a context as the one it is made of does."""
+    """A metric around another one, whose paths in a context it has."""
 
     metric: Metric = dataclasses.field(kw_only=False)
 
@@ -52,10 +52,14 @@ class _TreeMetric(_Wrapper):
 
     def _states(self, trees: dict[str, Any]) -> Any:
         """A tree of states."""
-        given = {name: tree for name, tree in trees.items() if tree is not None}
-        if not given:
+        arguments = {name: tree for name, tree in trees.items() if tree is not None}
+        if not arguments:
             return self.metric.get_state()  # says what is missing
-        return tree_map(lambda *parts: self.metric.get_state(**dict(zip(given, parts))), *given.values())
+
+        def state_of(*leaves_of_arguments: Any) -> Any:
+            return self.metric.get_state(**dict(zip(arguments, leaves_of_arguments)))
+
+        return tree_map(state_of, *arguments.values())
 
 
 @register("TreeMap.v1", to="metrics")
@@ -65,7 +69,7 @@ class TreeMap(_TreeMetric):
         result = the tree, with metric(leaf) in the place of each leaf
 
     Paths of the inner metric may have wildcards: in "params.**.bias", `**` is any number of steps, and `*` is any one
-    step. What is before the first of them is left away from the result.
+    step. What is before the first of them is dropped from the result.
 
     Shapes: trees whose leaves are what the metric takes, arranged alike for each of its arguments.
     Errors: KeyError where a path leads nowhere, ValueError where trees are not alike.

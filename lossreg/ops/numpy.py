@@ -49,38 +49,84 @@ class NumpyOps(Ops):
         size = math.prod(shape)
         if size <= BLOCK_SIZE and (shape or rows):  # one block: no views are needed
             return super().replay(replay, shape, arguments, values, out, total, rows)
-        stored = [x for x in (*(out or ()), values) if x is not None]
-        arrays = [x for x in (*arguments, *stored) if isinstance(x, np.ndarray)]
-        flat = not shape or not rows and all(x.size == 1 or x.shape == shape and x.flags.c_contiguous for x in arrays)
-        length = size if flat else shape[0]
-        step = BLOCK_SIZE if flat else max(1, BLOCK_SIZE * length // size)
 
-        def view(x: Any) -> Any:
-            """An array whose first axis is that of the blocks; what all blocks read stays as it is."""
-            if not isinstance(x, np.ndarray) or x.size == 1:
-                return x
-            if flat:
-                return x.reshape(-1)
-            return x if rows else np.broadcast_to(x, shape)
+        if not shape or (not rows and _are_flat((*arguments, *(out or ()), values), shape)):
+            # Elements in one piece of memory are cut anywhere.
+            shape, step = (size,), BLOCK_SIZE
+            arguments = [_flattened(x) for x in arguments]
+            if values is not None:
+                values = values.reshape(-1)
+            if out is not None:
+                out = [x.reshape(-1) for x in out]
+        else:
+            # All others are cut along the first axis.
+            step = max(1, BLOCK_SIZE * shape[0] // size)
+            if not rows:
+                arguments = [_broadcast(x, shape) for x in arguments]
+        return self._replay_in_blocks(step, replay, shape, arguments, values, out, total, rows)
 
-        def part(x: Any, block: slice) -> Any:
-            return x[block] if isinstance(x, np.ndarray) and x.ndim and len(x) == length else x
-
-        views = [view(x) for x in arguments]
-        targets = None if out is None else [x.reshape(-1) if flat else x for x in out]
-        found = values.reshape(-1) if values is not None and flat else values
+    def _replay_in_blocks(
+        self,
+        step: int,
+        replay: Replay,
+        shape: tuple[int, ...],
+        arguments: Sequence[Any],
+        values: Array | None,
+        out: Sequence[Array] | None,
+        total: bool,
+        rows: bool,
+    ) -> float:
+        """The replay of `step` items of the first axis at a time."""
+        length, *inner_shape = shape
         sum_ = 0.0
         for start in range(0, length, step):
-            block = slice(start, start + step)
-            block_shape = (min(step, length - start), *(() if flat else shape[1:]))
-            block_out = None if targets is None else [x[block] for x in targets]
-            block_values = None if found is None else found[block]
-            block_arguments = [part(x, block) for x in views]
-            block_sum = super().replay(replay, block_shape, block_arguments, block_values, block_out, total, rows)
-            sum_ += float(block_sum) if total else 0.0
+            block = slice(start, min(start + step, length))
+            block_sum = super().replay(
+                replay,
+                (block.stop - start, *inner_shape),
+                [_part(x, block, length) for x in arguments],
+                None if values is None else values[block],
+                None if out is None else [x[block] for x in out],
+                total,
+                rows,
+            )
+            if total:
+                sum_ += float(block_sum)
         return sum_
 
     def sum_by_column(self, values: Array, columns: Array, width: int) -> Array:
         """As the generic body, with one count over all rows."""
-        place = (np.arange(len(values))[:, None] * width + columns).ravel()
-        return np.bincount(place, weights=values.ravel(), minlength=len(values) * width).reshape(-1, width)
+        cells = np.arange(len(values))[:, None] * width + columns
+        sums = np.bincount(cells.ravel(), weights=values.ravel(), minlength=len(values) * width)
+        return sums.reshape(-1, width)
+
+
+def _are_flat(arrays: Sequence[Any], shape: tuple[int, ...]) -> bool:
+    """Whether the items of each array follow each other in memory, or are one number for all elements."""
+    for x in arrays:
+        if not isinstance(x, np.ndarray) or x.size == 1:
+            continue
+        if x.shape != shape or not x.flags.c_contiguous:
+            return False
+    return True
+
+
+def _flattened(x: Any) -> Any:
+    """An array of elements with one axis; numbers as they are."""
+    if not isinstance(x, np.ndarray) or x.size == 1:
+        return x
+    return x.reshape(-1)
+
+
+def _broadcast(x: Any, shape: tuple[int, ...]) -> Any:
+    """An array with the first axis of all elements, along which blocks are cut; numbers as they are."""
+    if not isinstance(x, np.ndarray) or x.size == 1:
+        return x
+    return np.broadcast_to(x, shape)
+
+
+def _part(x: Any, block: slice, length: int) -> Any:
+    """The items of a block; an argument that all blocks read is handed over whole."""
+    if isinstance(x, np.ndarray) and x.ndim and len(x) == length:
+        return x[block]
+    return x

@@ -67,12 +67,12 @@ class ShowBoxes(Metric):
 
         def compute(self) -> Images:
             """What is shown."""
-            kept = super().compute()
-            if kept.images is None:
+            first = super().compute()
+            if first.images is None:
                 return without_images()
-            canvas = clipped(kept.images)
+            canvas = clipped(first.images)
             colours = hues(self.parent.num_colors)
-            for image, boxes, drawn in zip(canvas, kept.boxes, kept.drawn):
+            for image, boxes, drawn in zip(canvas, first.boxes, first.drawn):
                 for i in np.flatnonzero(drawn):
                     _draw(image, boxes[i], colours[i % len(colours)])
             return Images(canvas)
@@ -96,17 +96,14 @@ class ShowBoxes(Metric):
 
     def _drawn(self, boxes: Array, mask: Any) -> Array:
         """Which boxes of the first images are drawn."""
-        xp = get_ops(boxes).xp
         shape = tuple(boxes.shape[:-1])
         if mask is None:
-            drawn = xp.ones(shape, dtype=bool)
-        else:
-            name = type(self).__name__
-            mask = as_array(name, "boxes_mask", mask)
-            if tuple(mask.shape) not in (shape, (*shape, 1)):
-                raise fail(name, "boxes_mask", f"of shape {(*shape, 1)}", describe(mask))
-            drawn = mask.reshape(shape) != 0
-        return first_of(drawn, self.num_images, axes=1)
+            return first_of(get_ops(boxes).xp.ones(shape, dtype=bool), self.num_images, axes=1)
+        name = type(self).__name__
+        mask = as_array(name, "boxes_mask", mask)
+        if tuple(mask.shape) not in (shape, (*shape, 1)):
+            raise fail(name, "boxes_mask", f"of shape {(*shape, 1)}", describe(mask))
+        return first_of(mask.reshape(shape) != 0, self.num_images, axes=1)
 
 
 def hues(count: int) -> np.ndarray:
@@ -126,10 +123,12 @@ def _draw(image: np.ndarray, box: np.ndarray, colour: np.ndarray) -> None:
     height, width, channels = image.shape
     last = np.array([height - 1, width - 1, height - 1, width - 1], np.float32)
     top, left, bottom, right = (box * last).astype(np.int64).tolist()
-    is_inside = top < height and left < width and bottom >= 0 and right >= 0
-    if top > bottom or left > right or not is_inside:
+    if top > bottom or left > right:
+        return
+    if top >= height or left >= width or bottom < 0 or right < 0:
         return
     paint = colour if channels == 3 else np.ones(1, np.float32)
+    # Edges end at those of the image.
     rows = slice(max(top, 0), min(bottom, height - 1) + 1)
     columns = slice(max(left, 0), min(right, width - 1) + 1)
     for row in (top, bottom):

@@ -70,7 +70,9 @@ class Histogram(Metric):
         def compute(self) -> Buckets:
             """The histogram."""
             tensor = super().compute().tensor
-            numbers = np.zeros(0) if tensor is None else tensor.astype(np.float64)
+            if tensor is None:  # no batches
+                tensor = np.zeros(0)
+            numbers = tensor.astype(np.float64)
             finite = numbers[np.isfinite(numbers)]
             counts, edges = np.histogram(finite, self.parent.num_buckets, _range(finite, self.parent.num_buckets))
             return Buckets(counts, edges, numbers.size - finite.size)
@@ -82,7 +84,12 @@ class Histogram(Metric):
 
 
 def _range(numbers: np.ndarray, buckets: int) -> tuple[float, float]:
-    """The least and the greatest number; further apart where there are not enough numbers between them."""
-    low, high = (numbers.min(), numbers.max()) if numbers.size else (0.0, 1.0)
-    least = buckets * np.spacing(max(abs(low), abs(high)))
-    return (low, high) if high - low > least else (low - max(0.5, least), high + max(0.5, least))
+    """The least and the greatest number; further apart if they are too close for so many edges between them."""
+    low, high = 0.0, 1.0
+    if numbers.size:
+        low, high = numbers.min(), numbers.max()
+    width_of_edges = buckets * np.spacing(max(abs(low), abs(high)))
+    if high - low > width_of_edges:
+        return low, high
+    more = max(0.5, width_of_edges)
+    return low - more, high + more

@@ -46,7 +46,9 @@ class Images:
         """One picture of Pillow's for each image."""
         pillow = optional("PIL.Image", "Pillow", "summaries")
         pixels = (self.array * 255 + 0.5).astype(np.uint8)
-        return [pillow.fromarray(x[:, :, 0] if x.shape[2] == 1 else x) for x in pixels]
+        if pixels.shape[3] == 1:  # Pillow has grey images without an axis of channels
+            pixels = pixels[:, :, :, 0]
+        return [pillow.fromarray(image) for image in pixels]
 
     def _repr_png_(self) -> bytes | None:
         if not self.array.size:
@@ -179,7 +181,9 @@ def read_images(
     name: str, what: str, images: Any, number: int, value_range: tuple[float, float] | None, channels: Any = (1, 3)
 ) -> Array:
     """The first images (n, h, w, c) in float32. A range is clipped to and becomes [0, 1], and so do those of uint8."""
-    x = images if hasattr(images, "dtype") else get_ops().asarray(images)
+    x = images
+    if not hasattr(images, "dtype"):
+        x = get_ops().asarray(images)
     ops = get_ops(x)
     if x.dtype.kind not in "fb" and x.dtype.name not in ("uint8", "bfloat16"):
         raise fail(name, what, "of floats, bools or uint8", describe(x))
@@ -189,7 +193,9 @@ def read_images(
             expected += " for a colour map"
         raise fail(name, what, expected, describe(x))
     first = first_of(x, number, axes=3)
-    first = first.astype(np.float32) / np.float32(255 if x.dtype.name == "uint8" else 1)
+    first = first.astype(np.float32)
+    if x.dtype.name == "uint8":
+        first = first / np.float32(255)
     if value_range is not None:
         low, high = map(np.float32, value_range)
         first = (ops.xp.minimum(ops.xp.maximum(first, low), high) - low) / (high - low)

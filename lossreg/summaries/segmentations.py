@@ -30,11 +30,11 @@ class ShowSegmentations(Metric):
         shown = light * from_oklab(sum over segments k of p_k to_oklab(colour_k))
         hard:   shown = light * colour of the segment with the greatest p_k
 
-    p_k is the share of segment k in a pixel: 1 for its id, or what a soft segmentation says. light is 1, and less as
+    p_k is the fraction of segment k in a pixel: 1 for its id, or what a soft segmentation says. light is 1, and less as
     `entropy` and `edges` say. Colours are mixed in Oklab, where their mean looks like one.
 
-    Shapes: segmentations (..., h, w, 1) of integers, the ids of segments, or (..., h, w, k) of floats, the shares of k
-        segments; shown (n, h, w, 3).
+    Shapes: segmentations (..., h, w, 1) of integers, the ids of segments, or (..., h, w, k) of floats, the fractions of
+        k segments; shown (n, h, w, 3).
     Errors: ValueError for other shapes and dtypes, negative ids, and fewer colours than segments; ImportError for
         `edges` without SciPy.
     Source: Kauldron's `ShowSegmentations` (https://kauldron.readthedocs.io); Ottosson (2020),
@@ -49,7 +49,7 @@ class ShowSegmentations(Metric):
 
     segmentations: path.
     num_images: how many are kept.
-    hard: whether a soft segmentation is shown as the segment with the greatest share.
+    hard: whether a soft segmentation is shown as the segment with the greatest fraction.
     palette: a colour (r, g, b) in [0, 1] for each segment; evenly spaced hues without. Set it where a segment should
         have the same colour at each step: hues depend on the number of segments.
     entropy: whether pixels are the darker the less sure a soft segmentation is.
@@ -89,11 +89,13 @@ class ShowSegmentations(Metric):
         name = type(self).__name__
         x = as_array(name, "segmentations", segmentations)
         is_hard = x.dtype.kind in "iub"
-        if x.ndim < 3 or not x.shape[-1] or (is_hard and x.shape[-1] != 1) or (not is_hard and x.shape[-1] == 1):
+        channels = x.shape[-1] if x.ndim >= 3 else 0
+        # Ids are in one channel, fractions in one channel per segment.
+        if channels == 0 or is_hard != (channels == 1):
             expected = "of shape (..., h, w, 1) of integers, or (..., h, w, k) of floats with k > 1"
             raise fail(name, "segmentations", expected, describe(x))
         first = first_of(x, self.num_images, axes=3)
-        return self.State(first.astype(np.int64) if is_hard else first.astype(np.float64))
+        return self.State(first.astype(np.int64 if is_hard else np.float64))
 
     def coloured(self, segmentations: np.ndarray) -> np.ndarray:
         """Images (n, h, w, 3) of segmentations."""
@@ -110,16 +112,16 @@ class ShowSegmentations(Metric):
         shown: np.ndarray = images * light
         return shown
 
-    def _mixed(self, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
-        """(images, the segments with the greatest shares, entropies) of a soft segmentation."""
-        count = shares.shape[-1]
-        best = shares.argmax(axis=-1)
+    def _mixed(self, fractions: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+        """(images, the segments with the greatest fractions, entropies) of a soft segmentation."""
+        count = fractions.shape[-1]
+        best = fractions.argmax(axis=-1)
         colours = self._colours(np.arange(count), count)
         if self.hard:
             images = colours[best]
         else:
-            images = from_oklab(shares @ to_oklab(colours))
-        return images, best, _entropy(shares)
+            images = from_oklab(fractions @ to_oklab(colours))
+        return images, best, _entropy(fractions)
 
     def _plain(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
         """(images, ids, entropies) of ids."""
@@ -130,8 +132,9 @@ class ShowSegmentations(Metric):
         unique, numbers = np.unique(ids, return_inverse=True)
         images = self._colours(unique, count)[numbers.reshape(ids.shape)]
         # Among one segment alone, Kauldron's entropy is 1.
-        is_single = count == 1 if self.palette is None else len(self.palette) == 1
-        return images, ids, float(is_single)
+        if self.palette is not None:
+            count = len(self.palette)
+        return images, ids, float(count == 1)
 
     def _colours(self, segments: np.ndarray, count: int) -> np.ndarray:
         """The colours of some of `count` segments."""
@@ -144,20 +147,24 @@ class ShowSegmentations(Metric):
         return colours
 
 
-def _entropy(shares: np.ndarray) -> np.ndarray:
-    """The entropy of each pixel (..., 1), 1 where all segments have the same share."""
-    if shares.shape[-1] == 1:
-        return np.ones_like(shares)
-    entropy = -np.sum(shares * np.log2(np.maximum(shares, 1e-6)), axis=-1, keepdims=True)
-    relative: np.ndarray = np.clip(entropy / np.log2(shares.shape[-1]), 0.0, 1.0)
+def _entropy(fractions: np.ndarray) -> np.ndarray:
+    """The entropy of each pixel (..., 1), 1 where all segments have the same fraction."""
+    if fractions.shape[-1] == 1:
+        return np.ones_like(fractions)
+    entropy = -np.sum(fractions * np.log2(np.maximum(fractions, 1e-6)), axis=-1, keepdims=True)
+    relative: np.ndarray = np.clip(entropy / np.log2(fractions.shape[-1]), 0.0, 1.0)
     return relative
 
 
 def _edges(ids: np.ndarray) -> np.ndarray:
     """How much each pixel (..., h, w, 1) belongs to an edge between segments: 1 beside it, and less around."""
     ndimage = optional("scipy.ndimage", "SciPy", "summaries")
-    changes = [np.gradient(ids, axis=axis) if ids.shape[axis] > 1 else np.zeros(ids.shape) for axis in (-2, -1)]
-    edges = (np.abs(changes[0]) + np.abs(changes[1]) != 0).astype(np.float32)
-    blurred = ndimage.gaussian_filter(edges, sigma=(*(0 for _ in ids.shape[:-2]), 1.0, 1.0))
+    changes = np.zeros(ids.shape)
+    for axis in (-2, -1):
+        if ids.shape[axis] > 1:  # one row of pixels has no gradient
+            changes = changes + np.abs(np.gradient(ids, axis=axis))
+    edges = (changes != 0).astype(np.float32)
+    sigma = [0.0] * (ids.ndim - 2) + [1.0, 1.0]
+    blurred = ndimage.gaussian_filter(edges, sigma=sigma)
     around: np.ndarray = np.maximum(edges, blurred)[..., None]
     return around

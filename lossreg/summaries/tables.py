@@ -56,8 +56,9 @@ class ShowTable(Metric):
         def compute(self) -> Rows:
             """The rows."""
             columns = super().compute().columns or {}
-            cells = zip(*(list(column) for column in columns.values()))
-            return Rows([dict(zip(columns, row)) for row in cells], list(columns))
+            names = list(columns)
+            rows = zip(*map(list, columns.values()))
+            return Rows([dict(zip(names, row)) for row in rows], names)
 
     def __hash__(self) -> int:
         return hash((tuple((self.columns or {}).items()), self.num_rows))
@@ -78,7 +79,8 @@ def _column(column: Any) -> Any:
     """An array of cells."""
     if isinstance(column, (list, tuple)):
         return np.fromiter(column, object, len(column))
-    column = column.to_numpy() if hasattr(column, "to_numpy") else column  # of pandas
+    if hasattr(column, "to_numpy"):  # of pandas
+        column = column.to_numpy()
     if not getattr(column, "ndim", 0):
         raise fail("ShowTable", "columns", "to be arrays or lists", describe(column))
     get_ops(column)  # raises TypeError for arrays of a library that no backend handles
@@ -87,5 +89,10 @@ def _column(column: Any) -> Any:
 
 def _text(cell: Any, width: int = 60) -> str:
     """A cell in one line."""
-    text = f"{cell:.6g}" if isinstance(cell, (float, np.floating)) else " ".join(str(cell).split())
-    return text if len(text) <= width else f"{text[: width - 3]}..."
+    if isinstance(cell, (float, np.floating)):
+        text = f"{cell:.6g}"
+    else:
+        text = " ".join(str(cell).split())
+    if len(text) <= width:
+        return text
+    return f"{text[: width - 3]}..."
