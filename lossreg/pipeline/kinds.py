@@ -189,7 +189,7 @@ class RowLoss(ReducedLoss):
             arguments,
             items,
             weights.scale,
-            static=self.static(),
+            static_options=self.static(),
             rows=True,
             values=wanted.values,
             total=wanted.total,

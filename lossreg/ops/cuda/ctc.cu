@@ -1,5 +1,5 @@
 // Connectionist temporal classification: a block for each sequence, a thread for every THREADS-th of its states.
-// `forward`, `backward` and `share_of` are written in front of this text from lossreg/ops/alignment.py.
+// `forward`, `backward` and `posterior` are written in front of this text from lossreg/ops/ctc.py.
 //
 // Set before this text, beside what prelude.cu needs: IN and OUT, as guesses and gradients lie in memory; LOGITS, whether
 // the gradient is that in the logits.
@@ -78,7 +78,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) run(
                 const double beta = t == frames - 1
                     ? (s == last || s == last - 1 ? 0.0 : -infinity())
                     : backward(here[s], here[s + 1], here[s + 2], to_second);
-                const double share = share_of(history[t * width + s], beta, likelihood);
+                const double share = posterior(history[t * width + s], beta, likelihood);
                 next[s] = beta + wide(row[states[s]]);  // with its own emission, for the frame before
                 shares[s] = share;
                 sum += share;
