@@ -42,7 +42,7 @@ def threads() -> Iterator[None]:
     """Every test begins with 3 threads, whatever this machine has."""
     before = pool.get_num_threads()
     set_num_threads(3)
-    with lossreg.use_ops("numba"), np.errstate(all="ignore"):
+    with lossreg.use_ops("llvm"), np.errstate(all="ignore"):
         yield
     set_num_threads(before)
 
@@ -289,7 +289,7 @@ def test_a_formula_is_compiled_by_several_threads_at_once() -> None:
     def fresh(xp: Any, x: Any) -> Any:
         return xp.exp(x) * 1.0625 - x, x
 
-    x, meet, ops = np.linspace(-2.0, 2.0, 9), threading.Barrier(8), get_ops("numba")
+    x, meet, ops = np.linspace(-2.0, 2.0, 9), threading.Barrier(8), get_ops("llvm")
 
     def call() -> Any:
         meet.wait(30)
@@ -620,16 +620,16 @@ def test_calls_that_compile_within_calls_that_compile(what: str) -> None:
 # The environment
 
 
-@pytest.mark.parametrize("wanted, name", [("0", "numpy"), ("1", "numba"), (None, "numba")])
+@pytest.mark.parametrize("wanted, name", [("0", "numpy"), ("1", "llvm"), (None, "llvm")])
 def test_the_environment_chooses_the_backend(wanted: Any, name: str) -> None:
     code = """
 print(loss.get_loss(x, t) > 0, lossreg.get_ops(x).name, lossreg.get_ops().name, "llvmlite" in sys.modules)
 """
-    assert python(code, LOSSREG_JIT=wanted) == f"True {name} {name} {name == 'numba'}"
+    assert python(code, LOSSREG_JIT=wanted) == f"True {name} {name} {name == 'llvm'}"
 
 
 @pytest.mark.parametrize(
-    "version, name", [("0.44.1", "numpy"), ("0.45.0rc1", "numba"), ("0.100.0", "numba"), ("1.0.0", "numba")]
+    "version, name", [("0.44.1", "numpy"), ("0.45.0rc1", "llvm"), ("0.100.0", "llvm"), ("1.0.0", "llvm")]
 )
 def test_an_old_compiler_is_not_used(version: str, name: str) -> None:
     code = f"""
@@ -637,7 +637,7 @@ import importlib.metadata
 importlib.metadata.version = lambda package: "{version}"
 print(right(), lossreg.get_ops(x).name)
 try:
-    lossreg.get_ops("numba")
+    lossreg.get_ops("llvm")
 except ImportError as error:
     print(error)
 """
@@ -897,10 +897,10 @@ ops = lossreg.get_ops(x)
 def formula(xp, x, k): return x * float(k), x
 def call(k): return ops.run(formula, [x[:1]], (k,), None, 1.0, rows=False, values=True, total=False, out=None)[0]
 from lossreg.ops.llvm import compiler as engine
-from lossreg.ops.llvm import ops as jit_ops
+from lossreg.ops.llvm import ops as llvm_ops
 for k in range(20): call(k)
 one = len(engine._in_use)
-jit_ops._kernel.cache_clear(); gc.collect()
+llvm_ops._kernel.cache_clear(); gc.collect()
 call(20)
 print(one >= 20, len(engine._in_use) <= 1 + engine._recent.maxlen)
 """
