@@ -189,7 +189,7 @@ def _workspace() -> list[int]:
     """Addresses of the blocks' parts of a total and of the ticket, one for each stream: its kernels run in turn."""
     import cupy
 
-    # Two threads may launch on one stream at the same moment, each with a workspace that the other must not have.
+    # Where each thread has a default stream of its own, all of these have the same pointer.
     device = _device()
     key = (device, cupy.cuda.get_current_stream().ptr, threading.get_ident())
     if key not in _workspaces:

@@ -54,7 +54,7 @@ class _Function:
         self.plan = Plan(program.outputs)
         self.code = Code()
 
-        # Two registers at a time: the next instruction need not wait for the last one.
+        # Two registers at a time: while the CPU waits for one result, it works on the other.
         width = 2 * vector_bytes * 8 // bits
         self.vectors = MathVectors(self.code, bits, width, avx512=vector_bytes == 64)
         self.one_element = MathVectors(self.code, bits, 1)
@@ -68,7 +68,8 @@ class _Function:
         self.inside: dict[int, str] = {}
         """Whether an index is that of a column, by its key."""
 
-        # What the first lines read from the call.
+        # Variables and what is read from the call come first, in this order: the text is also the name of the machine
+        # code on disk.
         self.sizes = {name: self.argument(HEADER.index(name), "i64") for name in SIZES}
         self.bases: list[str] = []
         self.strides: list[str] = []
@@ -121,6 +122,7 @@ class _Function:
         code.branch("claim")
 
         code.label("claim")
+        # "monotonic" orders nothing else: each block is computed by one thread, from what no thread writes.
         block = code.value(f"atomicrmw add ptr {counter}, i64 1 monotonic")
         first = code.value(f"mul i64 {block}, {self.sizes['rows_per_block']}")
         more = code.value(f"icmp slt i64 {first}, {self.sizes['rows']}")
@@ -229,6 +231,7 @@ class _Function:
         """Whether an index is that of a column; that one is not is reported at the end."""
         if index.key not in self.inside:
             code = self.code
+            # Without a sign, a negative index is larger than any number of columns.
             inside = code.value(f"icmp ult i64 {self.row_value(index)}, {self.columns}")
             before = code.value(f"load i64, ptr {self.outside_slot}")
             report = code.value(f"select i1 {inside}, i64 {before}, i64 1")
@@ -239,6 +242,7 @@ class _Function:
     def read_at(self, x: Symbol, index: Symbol) -> str:
         """An element of an array at an index; the first of the row where there is no such element."""
         code, dtype = self.code, self.arrays[x.args[0]].dtype
+        # No memory outside of the row is read, whatever the index is.
         column = code.value(f"select i1 {self.is_inside(index)}, i64 {self.row_value(index)}, i64 0")
         offset = code.value(f"mul i64 {column}, {STORAGE[dtype].size}")
         address = code.value(f"getelementptr i8, ptr {self.input_pointer(x)}, i64 {offset}")
@@ -264,6 +268,7 @@ class _Function:
         value, inside = element(picked_from), self.is_inside(index)
         if pick.kind == "b":
             return self.row_number.logical("and", value, inside)
+        # Numbers of rows are float64, also those that were computed as elements are.
         if self.one_element.bits == 32:
             value = self.code.value(f"fpext float {value} to double")
         return self.row_number.where(inside, value, self.row_number.const(NAN))
@@ -285,6 +290,7 @@ class _Pass:
     def in_all_places(self) -> dict[int, str]:
         """The numbers of the row that this pass needs, in vectors: computed before its loop."""
         function, plan = self.function, self.function.plan
+        # What an earlier pass kept is read, and what only it needed is needed no more.
         roots = [accumulator.symbol.args[0] for accumulator in self.accumulators]
         roots += [function.outputs[i].symbol for i in self.stored]
         loaded = {key for key in plan.scratch if plan.kept_in[key] < self.number}
@@ -349,6 +355,7 @@ class _Elements:
         self.function, self.code, self.vectors = in_pass.function, in_pass.code, in_pass.vectors
         self.pass_number = in_pass.number
         self.column, self.mask = column, mask
+        # Each vector has names of its own: those of the loop are not known behind it.
         self.values = dict(in_pass.row_values)
 
     def value(self, x: Symbol) -> str:
@@ -423,6 +430,7 @@ class _Count(_Accumulator):
         code, vectors = self.code, self.vectors
         if mask:
             elements = vectors.logical("and", elements, mask)
+        # LLVM lets a vector of bools be read as an integer with one bit for each.
         bits_type = f"i{vectors.width}"
         bits = code.value(f"bitcast {vectors.bool} {elements} to {bits_type}")
         ones = code.call(bits_type, f"llvm.ctpop.{bits_type}", (bits_type, bits))
@@ -485,6 +493,7 @@ class _Maximum(_Accumulator):
 
     def add(self, elements: str, mask: str | None) -> None:
         code, vectors = self.code, self.vectors
+        # -infinity changes no maximum.
         if mask:
             elements = vectors.where(mask, elements, vectors.const(-INFINITY))
         before = code.value(f"load {vectors.kind}, ptr {self.largest}")
@@ -529,6 +538,7 @@ def operation(vectors: Vectors, x: Symbol, values: Sequence[str]) -> str:
     op = x.op
     if op == "const":
         return _constant(vectors, x)
+    # The same number for each element: all numbers of the row are in all places of the vector already.
     if op == "spread":
         return values[0]
     if op == "float":

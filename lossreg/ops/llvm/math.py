@@ -133,12 +133,14 @@ class MathVectors(Vectors):
     def exp(self, x: str) -> str:
         """e**x = 2**n e**r."""
         r, power, n = self._reduced(x, *EXP_RANGE[self.bits])
+        # 1 comes last: what is added to it is small, so that the sum is rounded once.
         p = self.fma(self.mul(r, r), self.polynomial(r, EXP_TAIL[self.bits]), r)
         return self.scaled(self.add(p, self.const(1.0)), power, n)
 
     def expm1(self, x: str) -> str:
         """e**x - 1 = 2 (2**(n-1) (e**r - 1) + (2**(n-1) - 1/2)): exact parts first; small x have n = 0."""
         r, _, n = self._reduced(x, *EXPM1_RANGE[self.bits])
+        # With halves, since 2**n itself would overflow where the result does not.
         q = self.fma(self.mul(r, r), self.polynomial(r, EXP_TAIL[self.bits]), r)
         scale = self.power_of_two(self.int_op("sub", n, self.whole(1)))
         result = self.mul(self.const(2.0), self.fma(scale, q, self.sub(scale, self.const(0.5))))
@@ -149,6 +151,7 @@ class MathVectors(Vectors):
 
         With 64 bits by the series of the inverse hyperbolic tangent; with 32 by m - m**2 / 2 + m**3 p(m).
         """
+        # Small terms are added first, and m, the largest, last but one.
         square = self.mul(self.mul(m, m), self.const(0.5))
         first, second = self.ln2
         if self.bits == 32:
@@ -210,6 +213,7 @@ class MathVectors(Vectors):
 
     def tanh(self, x: str) -> str:
         """-t / (t + 2) with t = expm1(-2 |x|), and the sign of x."""
+        # Of a negative number, expm1 does not overflow.
         t = self.expm1(self.mul(self.abs(x), self.const(-2.0)))
         size = self.div(self.neg(t), self.add(t, self.const(2.0)))
         size = self.where(self.lt(self.abs(x), self.const(self.tiny)), self.abs(x), size)

@@ -104,6 +104,7 @@ class Code:
         types = ", ".join(type_ for type_, _ in args)
         self.declared.add(f"declare {result} @{function}({types})")
 
+        # LLVM tells a call of the same intrinsic on other types by its name, which ends in these.
         values = ", ".join(f"{type_} {value}" for type_, value in args)
         text = f"call {result} @{function}({values})"
         if result == "void":
@@ -129,7 +130,7 @@ class Vectors:
 
     def __init__(self, code: Code, bits: int, width: int, avx512: bool = False) -> None:
         self.code, self.bits, self.width, self.avx512 = code, bits, width, avx512
-        # IEEE 754: bits of the fraction, and what is added to the exponent.
+        # From IEEE 754: bits of the fraction, and what is added to the exponent.
         if bits == 32:
             self.scalar, self.mantissa, self.bias = "float", 23, 127
         else:
@@ -173,6 +174,7 @@ class Vectors:
         """A scalar in all places."""
         if self.width == 1:
             return value
+        # LLVM's way to say it: a vector with the scalar in its first place, and that place everywhere.
         kind = self.of(scalar)
         one = self.code.value(f"insertelement {kind} poison, {scalar} {value}, i32 0")
         return self.code.value(f"shufflevector {kind} {one}, {kind} poison, {self.of('i32')} zeroinitializer")
@@ -298,6 +300,7 @@ class Vectors:
 
     def load_stored(self, dtype: str, address: str, mask: str | None) -> str:
         """Numbers of memory as they lie there; 0 where the mask leaves them out."""
+        # Rows begin anywhere: no more is known of an address than that it is one of a number.
         stored, size = STORAGE[dtype]
         kind = self.of(stored)
         if mask is None:
@@ -343,12 +346,14 @@ class Vectors:
         stored = STORAGE[dtype].type
         if stored == "i64":
             return raw
+        # Indices without a sign fit into 64 bits with one, but for those that are outside of each row.
         extend = "sext"
         if dtype.startswith("u"):
             extend = "zext"
         return self.code.value(f"{extend} {self.of(stored)} {raw} to i64")
 
     def _int_to_float(self, dtype: str, raw: str) -> str:
+        # True is one bit that is set: with a sign it would be -1.
         convert = "sitofp"
         if dtype.startswith("u") or dtype == "bool":
             convert = "uitofp"
