@@ -64,15 +64,17 @@ class _Kernel:
         self.elements_per_read = elements_per_read(request.arguments[0].dtype)
         self.bytes_read_again = bytes_read_again(traced)
         self.functions: dict[tuple[int, int, str], Any] = {}
-        """What CuPy compiles, by the threads of a group and of a block, and the type of indices."""
+        """What CuPy compiled, by the threads of a group and of a block, and the type of indices."""
 
     def __call__(self, rows: int, columns: int, elements: int, addresses: list[int], scalars: dict[int, float]) -> bool:
         """Launch on the current stream; does not wait."""
+        # The best threads differ by the length of rows, which may change from call to call.
         group, threads = _group(columns)
         key = group, threads, _index(columns)
         if key not in self.functions:
             self.functions[key] = _compiled(self.source(*key))
 
+        # No more blocks than there is work, and no more than the cache serves: a block goes on with another row.
         rows_per_block = threads // group
         blocks_for_rows = -(-rows // rows_per_block)
         bytes_of_block = self.bytes_read_again * columns * rows_per_block
@@ -101,8 +103,10 @@ def _defines(names: dict[str, Any]) -> str:
 
 def _group(columns: int) -> tuple[int, int]:
     """(threads of a group, threads of a block): a warp for short rows, the block for long ones."""
+    # A warp brings its sums together without memory; a block has eight of them, each with a row of its own.
     if columns <= 1024:
         return WARP, 256
+    # More threads have more reads under way, which a long row needs: fewer rows are read at a time.
     if columns <= 16_384:
         return 256, 256
     if columns <= 65_536:
@@ -145,6 +149,7 @@ def _alignment_kernel(threads: int, dtype: str, stored: str, logits: bool) -> An
 
 
 def _compiled(source: str) -> Any:
+    # CuPy compiles at the first launch, and keeps the result on disk.
     import cupy
 
     return cupy.RawKernel(source, "run", options=OPTIONS)
@@ -239,6 +244,7 @@ class CupyOps(CompiledOps):
         """As the generic body, in one kernel."""
         if not self._is_vector(count, count) or not count.size:
             return super().quotient(total, count)
+        # The kernel takes either: totals at an address, or a number of the host where the address is 0.
         total_address, number = 0, 0.0
         if isinstance(total, self.xp.ndarray):
             if not self._is_vector(total, count):
@@ -281,6 +287,8 @@ class CupyOps(CompiledOps):
         """Store the log-likelihoods, and the gradient in a target."""
         xp, (time, sequences, classes) = self.xp, probs.shape
         width = alignment.states.shape[1]
+        # CuPy gives memory of arrays that are gone to later work on the same stream, so that none of these need outlive
+        # the launch.
         inputs = [
             xp.ascontiguousarray(x) for x in (alignment.states, alignment.can_skip, alignment.frames, alignment.last)
         ]
@@ -290,7 +298,8 @@ class CupyOps(CompiledOps):
             grads_address = grads.data.ptr
         target_arguments = [0, 0, 0]
         stored = probs.dtype.name
-        kept_frames = 0  # without a gradient no frame is needed a second time
+        # Without a gradient no frame is needed a second time.
+        kept_frames = 0
         if target is not None:
             target_arguments = [target.data.ptr, *target.strides[:2]]
             stored = target.dtype.name
@@ -299,6 +308,7 @@ class CupyOps(CompiledOps):
         scratch = xp.empty((sequences, STATE_ROWS, width + CELLS_AROUND), np.float64)
         next_states = xp.empty((sequences, width), np.int64)
 
+        # In the order of the parameters in ctc.cu.
         arguments = [sequences, classes, width, time, probs.data.ptr, *probs.strides[:2]]
         arguments += [x.data.ptr for x in inputs]
         arguments += [likelihoods.data.ptr, grads_address, *target_arguments]

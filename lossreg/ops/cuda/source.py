@@ -204,6 +204,7 @@ def function_text(name: str, formula: Callable[..., Any], kinds: str) -> str:
 
 def _filled(template: str, **parts: str | Sequence[str]) -> list[str]:
     """The lines of a template with its places filled by texts, or by lines."""
+    # Blank lines are places that stay empty, and are left out; the compiler needs no indentation.
     texts = {name: part if isinstance(part, str) else "\n".join(part) for name, part in parts.items()}
     lines = [line.strip() for line in Template(template).substitute(texts).splitlines()]
     return [line for line in lines if line]
@@ -229,6 +230,7 @@ class _Kernel:
 
         self.total: int | None = None
         """The number of the output that is the total of the call."""
+        # A formula has one value, so there is one at most.
         for k, output in enumerate(self.outputs):
             if output.total:
                 self.total = k
@@ -247,6 +249,7 @@ class _Kernel:
 
     def text(self) -> str:
         """The whole kernel."""
+        # In the order of the text: each names what the ones before have computed.
         self.read_picks()
         self.write_passes()
         self.write_row_outputs()
@@ -267,6 +270,7 @@ class _Kernel:
 
     def parameters(self) -> list[str]:
         """The parameters of the kernel, each with its type."""
+        # All have 8 bytes, so that the host packs them without gaps.
         parameters = ["index_t rows", "index_t columns_total", "index_t elements"]
         for i in self.arrays:
             parameters += [f"const void* a{i}", f"index_t s{i}"]
@@ -281,6 +285,7 @@ class _Kernel:
         """Where the row lies in each array; the total has one number for all."""
         lines = []
         for i, array in self.arrays.items():
+            # An array of rank 0 has one number for the whole call.
             kind = self.input_type(i)
             row = f"(const {kind}*)a{i}"
             if array.rank:
@@ -320,6 +325,7 @@ class _Kernel:
 
     def write_row_outputs(self) -> None:
         """Store the numbers of the row, by one thread of its group."""
+        # All threads compute them, which takes no longer. That adds lines, which must lie in front of the `if`.
         values = [(k, self.row_value(self.outputs[k].symbol)) for k in self.row_outputs]
         if not values:
             return
@@ -345,6 +351,7 @@ class _Kernel:
 
     def row_text(self, x: Symbol) -> str:
         """How a number of the row is read or computed."""
+        # An input of a row or of the call is read as it lies in memory, by all threads of the group.
         if x.op == "pick":
             return self.picked_text(x)
         if x.op != "input":
@@ -360,7 +367,7 @@ class _Kernel:
         text = f"(REAL)picked({row}, {column}, columns)"
         if x.kind == "b":
             text = f"(is_column({column}, columns) && {row}[{column}] != 0)"
-        kind = "bool" if x.kind == "b" else "REAL"
+        kind = PICKED_TYPES[x.kind]
         return self.name_at(x, index, kind, lambda: text)
 
     def name_at(self, x: Symbol, index: Symbol, kind: str, text: Callable[[], str]) -> str:
@@ -378,6 +385,7 @@ class _Kernel:
         def element(x: Symbol) -> str:
             if x.op == "const":
                 return _constant(x, "REAL")
+            # Numbers of the row are rounded to the type of elements, as in passes.
             if x.rank != ELEMENT:
                 value = self.row_value(x)
                 return f"(REAL){value}" if x.kind == "f" else value
@@ -406,6 +414,7 @@ class _Pass:
         if number == kernel.plan.last:
             self.stored = [k for k, output in enumerate(kernel.outputs) if output.array.rank == ELEMENT]
 
+        # All that is computed here; what the row or the call knows is among it, and not what it was computed from.
         roots = [reduction.symbol.args[0] for reduction in self.reductions]
         roots += [kernel.outputs[k].symbol for k in self.stored]
         self.symbols = below(roots)
@@ -426,6 +435,8 @@ class _Pass:
 
     def write_row_numbers(self) -> None:
         """The numbers of the row that elements need, in the type of elements."""
+        # Bools have one type everywhere, and constants are written where they are used. An index that is no column
+        # must stay none when it is cut to fewer bits: `column` sees to that.
         for x in self.symbols:
             if x.rank == ELEMENT:
                 continue
@@ -492,6 +503,7 @@ class _Pass:
 
     def arguments(self, sources: list[str], i: str) -> str:
         """The arguments for the function of one element: number i of those that are computed together."""
+        # Bytes of bools may hold any number that is not 0.
         arguments = ["j"]
         for x, source in zip(self.read, sources):
             arguments.append(f"real({source})" if x.kind == "f" else f"({source} != 0)")
@@ -515,6 +527,7 @@ class _ElementFunction:
             self.body.append(reduction.update(self.value(reduction.symbol.args[0])))
         for k in self.in_pass.stored:
             self.body.append(f"y{k} = {self.value(self.kernel.outputs[k].symbol)};")
+        # A pass has a function of its own name, since all are within one kernel.
         number = str(self.in_pass.number)
         return _filled(ELEMENT_FUNCTION, number=number, parameters=", ".join(self.parameters()), body=self.body)
 
@@ -531,8 +544,11 @@ class _ElementFunction:
         """The name or text of a value of the element."""
         if x.op == "const":
             return _constant(x, "REAL")
+        # What `write_row_numbers` has named before the loops.
         if x.rank != ELEMENT:
-            return self.kernel.row_value(x) if x.kind == "b" else f"e{x.key}_{self.in_pass.number}"
+            if x.kind == "b":
+                return self.kernel.row_value(x)
+            return f"e{x.key}_{self.in_pass.number}"
         if x.op == "columns":
             return "j"
         if x.key not in self.names:
@@ -583,9 +599,10 @@ class _PeakReduction(_Reduction):
         return f"{self.input} = {element};"
 
     def end(self) -> list[str]:
+        # One element is the maximum, and is not in the sum; others that are equal to it are, each as e^0 = 1.
         sum_except_max, count = self.kernel.fusion.peaks[self.symbol.key]
-        self.kernel.known[self.symbol.key] = f"(double){self.name}.most"
-        self.kernel.known[sum_except_max] = f"{self.name}.rest"
+        self.kernel.known[self.symbol.key] = f"(double){self.name}.row_max"
+        self.kernel.known[sum_except_max] = f"{self.name}.sum_except_max"
         self.kernel.known[count] = "1.0"
         return [f"{self.name} = with_nan(of_group({self.name}, Peaks()));"]
 
@@ -618,6 +635,7 @@ class _Sum(_Reduction):
         return f"(double){element}"
 
     def end(self) -> list[str]:
+        # The parts of threads are added up once, at the end of the kernel, and not for each row.
         if self.symbol.key == self.kernel.summed:
             return [f"part += {self.name};"]
         self.kernel.known[self.symbol.key] = self.name
@@ -655,6 +673,7 @@ def _reduction(kernel: _Kernel, x: Symbol) -> _Reduction:
 
 def _operation(x: Symbol, text_of: Callable[[Symbol], str], real: str) -> str:
     """One operation on values of its arguments."""
+    # All is between parentheses: operators of C bind in another way than those of Python.
     op = x.op
     values = [text_of(arg) for arg in x.args if isinstance(arg, Symbol)]
     if op in OPERATORS:
@@ -670,6 +689,7 @@ def _constant(x: Symbol, real: str) -> str:
     value: Any = x.args[0]
     if x.kind == "b":
         return str(value).lower()
+    # C has no literals for these. `repr` has as many digits as give the same bits again.
     if math.isnan(value):
         return f"({real})not_a_number()"
     if math.isinf(value):
@@ -700,12 +720,14 @@ def _find_peaks(plan: Plan, outputs: list[Symbol]) -> _Fusion:
     for maximum in maxima:
         # Making a symbol that the formula has made gives that one: so its key says whether it is needed.
         graph, x = maximum.graph, maximum.args[0]
+        # Beside a maximum that is infinite, x - maximum is NaN where x is the maximum: so 0 is chosen there.
         is_maximum = x == maximum
         e = graph.call("exp", graph.where(is_maximum, 0.0, x - maximum))
         fusion.up_to_one.add(e.key)
 
         sum_except_max = graph.make("row_sum", (graph.where(is_maximum, 0.0, e),), ROW, "f")
         count = graph.make("row_count", (is_maximum,), ROW, "f")
+        # `stop` hides what is read through the sum of both: is either still seen, something else reads it.
         both = {sum_except_max.key, count.key}
         together = sum_except_max + (count - 1.0)
         read_elsewhere = {symbol.key for symbol in below(outputs, through=True, stop={together.key})}

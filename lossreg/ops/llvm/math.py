@@ -151,7 +151,7 @@ class MathVectors(Vectors):
 
         With 64 bits by the series of the inverse hyperbolic tangent; with 32 by m - m**2 / 2 + m**3 p(m).
         """
-        # Small terms are added first, and m, the largest, last but one.
+        # Small terms are added first, then m, and last k ln 2, each time to what is no larger.
         square = self.mul(self.mul(m, m), self.const(0.5))
         first, second = self.ln2
         if self.bits == 32:

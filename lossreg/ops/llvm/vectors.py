@@ -104,7 +104,6 @@ class Code:
         types = ", ".join(type_ for type_, _ in args)
         self.declared.add(f"declare {result} @{function}({types})")
 
-        # LLVM tells a call of the same intrinsic on other types by its name, which ends in these.
         values = ", ".join(f"{type_} {value}" for type_, value in args)
         text = f"call {result} @{function}({values})"
         if result == "void":
