@@ -65,7 +65,7 @@ llvm.initialize_native_asmprinter()
 
 
 class Machine:
-    """Machine code of one text: `run(call, scratch)` and `help(call, scratch)`; see `shared`.
+    """Machine code of one text: `run(call, scratch)` and `help(call, scratch)`; see `gate`.
 
     Calling them lets other Python threads run. The code is there as long as this object.
     """

@@ -1,7 +1,7 @@
 """Threads that help with compiled code.
 
 A helper gets a job and runs it; nobody waits for helpers here. A job is a call of compiled code, which lets a helper in
-only while the caller is inside as well, and lets the caller out only when all helpers have left (see `shared`). So a
+only while the caller is inside as well, and lets the caller out only when all helpers have left (see `gate`). So a
 helper that comes too late, or that is asked by a call that was interrupted, touches no array.
 
 What is interrupted by a signal must leave no thread behind that nobody knows of. So helpers are not objects with states
