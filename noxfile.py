@@ -60,7 +60,7 @@ def tests_all(session: nox.Session) -> None:
         session.log("compiled code with seven threads")
         files = ["tests/laws/test_laws.py", "tests/losses"]
         seven = {"LOSSREG_NUM_THREADS": "7"}
-        session.run("python", "-m", "pytest", "-q", "-n", "2", "-k", "numba", *files, env=seven)
+        session.run("python", "-m", "pytest", "-q", "-n", "2", "-k", "llvm", *files, env=seven)
         session.run("python", "tests/fuzz_config.py", "20000")
 
 

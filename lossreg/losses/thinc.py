@@ -175,7 +175,7 @@ class _DistanceLoss(Loss):
         out = [ops.empty(x.shape, x.dtype)] if grad else None
         count = float(max(rows, 1)) if self.normalize else 1.0
         options: dict[str, Any] = {"rows": True, "values": values, "total": True, "out": out}
-        found, total = ops.run(formula, [x], (t, count), None, 1.0, static=static, **options)
+        found, total = ops.run(formula, [x], (t, count), None, 1.0, static_options=static, **options)
         if not ops.on_device and math.isnan(total):
             for what, v in (("guesses", guesses), ("truths", truths)):
                 check_domain(ops, type(self).__name__, what, v, ANY_NUMBER, None, "row {}".format)

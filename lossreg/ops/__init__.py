@@ -32,29 +32,30 @@ def _numpy() -> Ops:
     return NumpyOps()
 
 
-def _jit() -> Ops:
+def _llvm() -> Ops:
     """The compiled backend; ImportError with the way to install it when llvmlite is missing."""
-    ops = _jit_if_installed()
+    ops = _llvm_if_installed()
     if ops is None:
         raise ImportError("llvmlite 0.45 or newer is not installed: python -m pip install 'lossreg[jit]'")
     return ops
 
 
 @functools.cache
-def _jit_if_installed() -> Ops | None:
-    """The compiled backend, None where llvmlite is missing. A signal handler may call in the middle of this."""
-    return undisturbed(_new_jit_ops)
+def _llvm_if_installed() -> Ops | None:
+    """The compiled backend, None where llvmlite is missing."""
+    # A signal handler may call in the middle of this.
+    return undisturbed(_new_llvm_ops)
 
 
-def _new_jit_ops() -> Ops | None:
+def _new_llvm_ops() -> Ops | None:
     if not _compiler_is_there():
         return None
     if getattr(getattr(sys.modules.get("llvmlite"), "__spec__", None), "_initializing", False):
         # The thread that imports it may be the one that waits for this one, in a signal handler.
         raise ImportError("llvmlite is being imported at this moment, and not by lossreg: call again when it has been")
-    from .llvm.ops import JitOps
+    from .llvm.ops import LlvmOps
 
-    return JitOps()
+    return LlvmOps()
 
 
 def _default() -> Ops:
@@ -68,7 +69,7 @@ def _default() -> Ops:
 @functools.cache
 def _default_of_environment() -> Ops:
     """The compiled backend where its compiler is installed and LOSSREG_JIT is not 0, else the NumPy backend."""
-    ops = _jit_if_installed() if ENVIRONMENT.compiles else None
+    ops = _llvm_if_installed() if ENVIRONMENT.compiles else None
     return ops or _numpy()
 
 
@@ -95,12 +96,12 @@ def _cupy() -> Ops:
 
 
 registry.ops.register("numpy", func=_numpy)
-registry.ops.register("numba", func=_jit)
+registry.ops.register("llvm", func=_llvm)
 registry.ops.register("cupy", func=_cupy)
 
 
 def get_ops(value: Any = None) -> Ops:
-    """The backend of an array or of a name ("numpy", "numba", "cupy"); without an argument, the chosen one or NumPy's.
+    """The backend of an array or of a name ("numpy", "llvm", "cupy"); without an argument, the chosen one or NumPy's.
 
     An array decides by its own type: choosing a backend with `use_ops` or `prefer_gpu` never moves data. The choice
     counts for values that belong to no backend (plain lists) and between two backends for the same arrays.

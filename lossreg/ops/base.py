@@ -14,7 +14,7 @@ from ..formulas.arguments import ELEMENT, NUMBER, ROW, constant, surroundings
 from ..formulas.graph import name_of
 from ..formulas.program import Request, array_type, program
 from ..formulas.replay import Replay
-from .ctc import align
+from .ctc import Alignment, align
 
 __all__ = [
     "Array",
@@ -200,7 +200,7 @@ class Ops:
         weight: Array | None,
         scale: Any,
         *,
-        static: tuple[Any, ...] = (),
+        static_options: tuple[Any, ...] = (),
         rows: bool,
         values: bool,
         total: bool,
@@ -208,27 +208,27 @@ class Ops:
     ) -> tuple[Array | None, Any]:
         """Run a formula: (weighted values or None, their total or None), gradients into `out`.
 
-        `formula(xp, *guesses, *others, *static) -> value, *derivatives`. Without `rows` a value belongs to each
+        `formula(xp, *guesses, *others, *static_options) -> value, *derivatives`. Without `rows` a value belongs to each
         element, and arrays broadcast to the guesses. With `rows` guesses are (N, C) and a value belongs to each row; an
         array (N,) has one number for each row, one (N, C) or (1, C) one for each element.
 
-        Floats may differ from call to call; a formula may branch on bools, ints, texts and None, and on `static`. It
-        runs once on symbols, and what they recorded is run on the arrays: so it can write to none of them, and means
-        the same on every backend. Results are written when all has been read. `weight` has one number for each value:
-        where it is 0, value and gradient are 0, whatever the formula gives. `scale` multiplies the gradients. `out` has
-        one array for each guess, or is None when no gradient is wanted.
+        Floats may differ from call to call; a formula may branch on bools, ints, texts and None, and on
+        `static_options`. It runs once on symbols, and what they recorded is run on the arrays: so it can write to none
+        of them, and means the same on every backend. Results are written when all has been read. `weight` has one
+        number for each value: where it is 0, value and gradient are 0, whatever the formula gives. `scale` multiplies
+        the gradients. `out` has one array for each guess, or is None when no gradient is wanted.
 
         Errors: TypeError if the formula does not return one value and a derivative for each guess, or cannot run on
         symbols; ValueError for shapes that do not fit, ids outside of a row.
         """
         dtype, shape = compute_dtype(guesses[0].dtype), tuple(guesses[0].shape)
-        arguments, weight = (*guesses, *others, *static), self.as_weight(weight)
+        arguments, weight = (*guesses, *others, *static_options), self.as_weight(weight)
         self._check_shapes(formula, guesses, (*arguments, scale, weight), out, rows)
         request = Request(
             formula,
             rows,
             dtype,
-            arguments=(*[self._argument_type(x, rows) for x in (*guesses, *others)], *map(constant, static)),
+            arguments=(*[self._argument_type(x, rows) for x in (*guesses, *others)], *map(constant, static_options)),
             scale=self._argument_type(scale, rows),
             weight=self._argument_type(weight, rows),
             values=values or total,
@@ -330,18 +330,22 @@ class Ops:
         self,
         log_probs: Array,
         states: Array,
-        leaps: Array,
+        can_skip: Array,
         frames: Array,
         last: Array,
-        slopes: Array | None,
+        grads: Array | None,
         logits: bool,
         out: Array | None,
     ) -> Array:
         """Log-likelihoods (N,) of the targets of N sequences, summed over all alignments; the gradient into `out`.
 
         log_probs, out: (T, N, C), out of any float dtype.   states: (N, S) classes, a blank around every label.
-        leaps: (N, S), whether a state may be entered from two before it.   frames: (N,) of each sequence.   last: (N,)
-        index of the final blank.   slopes: (N,) of what is asked for, with respect to minus the log-likelihoods; where
-        it is 0, or a target cannot be aligned, the gradient is 0.   logits: the gradient is that in the logits.
+        can_skip: (N, S), whether a state may be entered from two before it.   frames: (N,) of each sequence.   last:
+        (N,) index of the final blank.   grads: (N,) with respect to minus the log-likelihoods; where it is 0, or a
+        target cannot be aligned, the gradient is 0.   logits: the gradient is that in the logits.
         """
-        return align(self, log_probs, states, leaps, frames, last, slopes, logits, out)
+        return self.run_alignment(Alignment(log_probs, states, can_skip, frames, last, grads, logits, out))
+
+    def run_alignment(self, alignment: Alignment) -> Array:
+        """As `align`: what backends override."""
+        return align(self, alignment)

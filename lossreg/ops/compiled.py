@@ -45,7 +45,7 @@ class CompiledOps(Ops, ABC):
 
     @staticmethod
     @abstractmethod
-    def described(dtype: Any, rank: int, /) -> ArrayType | None:
+    def array_type(dtype: Any, rank: int, /) -> ArrayType | None:
         """One object for each dtype and rank, so that keys compare fast; None for what kernels cannot read."""
 
     @staticmethod
@@ -57,6 +57,10 @@ class CompiledOps(Ops, ABC):
     def totals(self, rows: int) -> Array:
         """Where a kernel stores totals in float64."""
 
+    def sum_of_totals(self, totals: Array) -> Any:
+        """The total of what a kernel stored."""
+        return totals
+
     def run(
         self,
         formula: Callable[..., tuple[Array, ...]],
@@ -65,58 +69,62 @@ class CompiledOps(Ops, ABC):
         weight: Array | None,
         scale: Any,
         *,
-        static: tuple[Any, ...] = (),
+        static_options: tuple[Any, ...] = (),
         rows: bool,
         values: bool,
         total: bool,
         out: Sequence[Array] | None,
     ) -> tuple[Array | None, Any]:
         """As the generic body, compiled."""
-        first = guesses[0]
-        # A kernel reads as much of each guess, and writes as much of each gradient, as the first guess has.
-        for x in (*guesses[1:], *(out or ())):
-            if x.shape != first.shape:
-                self._check_shapes(formula, guesses, (), out, rows)
-
+        self._check_guesses(formula, guesses, out, rows)
         weight = self.as_weight(weight)
         inputs = [*guesses, *others]
-        call = _Call(self, formula, first, rows)
-        call.choose_rows(inputs, weight, out)
-        types = [None if x is None else call.add_argument(x, i) for i, x in enumerate(inputs)]
-        if static:
-            types.extend(map(constant, static))
-        scale_type = call.add_factor(scale, len(types))
-        weight_type = None if weight is None else call.add_factor(weight, len(types) + 1)
-        gradient_types = None if out is None else call.add_gradients(out)
-        if not call.is_readable:
-            options: dict[str, Any] = {"static": static, "rows": rows, "values": values, "total": total, "out": out}
-            return super().run(formula, guesses, others, weight, scale, **options)
 
-        # After the gradients come the values, then the total of each row.
-        result = totals = None
+        # In the order in which kernels have them: inputs, scale and weight, gradients, values, totals.
+        call = _Call(self, formula, rows, inputs, weight, out)
+        types = call.add_arguments(inputs, static_options)
+        scale_type = call.add_factor(scale, len(types))
+        weight_type = None
+        if weight is not None:
+            weight_type = call.add_factor(weight, len(types) + 1)
+        gradient_types = None
+        if out is not None:
+            gradient_types = call.add_gradients(out)
+        if not call.is_readable:
+            return super().run(
+                formula, guesses, others, weight, scale,
+                static_options=static_options, rows=rows, values=values, total=total, out=out,
+            )  # fmt: skip
+        value_array = None
         if values:
-            result = self.xp.empty((call.count, 1) if rows else call.shape, call.dtype)
-            call.add_output(result, (1 if rows else call.columns) * call.dtype.itemsize)
+            value_array = call.add_values()
+        totals = None
         if total:
-            totals = self.totals(call.count)
-            call.add_output(totals, totals.itemsize)
+            totals = call.add_totals()
 
         kernel = self.kernel(
             Request(
-                formula, rows, call.dtype, tuple(types), scale_type, weight_type, values, total, gradient_types,
+                formula, rows, call.dtype, types, scale_type, weight_type, values, total, gradient_types,
                 surroundings(formula),
             )
         )  # fmt: skip
-        if kernel(call.count, call.columns, first.size, call.addresses, call.scalars):
+        # Looking at all ids before would cost more than a small call: kernels say whether one was wrong.
+        if kernel(call.count, call.columns, call.size, call.addresses, call.scalars):
             for i in kernel.indices:
                 check_indices(formula, inputs[i], call.columns)
         for gradient, target in call.copies:
             target[...] = gradient
-        return result, None if totals is None else self.added_up(totals)
+        if totals is None:
+            return value_array, None
+        return value_array, self.sum_of_totals(totals)
 
-    def added_up(self, totals: Array) -> Any:
-        """The total of what a kernel stored."""
-        return totals
+    def _check_guesses(self, formula: Any, guesses: Sequence[Array], out: Sequence[Array] | None, rows: bool) -> None:
+        """Raise unless guesses and gradients have one shape."""
+        # A kernel reads as much of each guess, and writes as much of each gradient, as the first guess has.
+        shape = guesses[0].shape
+        for x in (*guesses[1:], *(out or ())):
+            if x.shape != shape:
+                self._check_shapes(formula, guesses, (), out, rows)
 
 
 class _Call:
@@ -128,12 +136,15 @@ class _Call:
 
     __slots__ = (
         "addresses", "alive", "columns", "copies", "count", "dtype", "flat", "formula", "is_readable", "ops", "rows",
-        "scalars", "shape",
+        "scalars", "shape", "size",
     )  # fmt: skip
 
-    def __init__(self, ops: CompiledOps, formula: Any, guess: Array, rows: bool) -> None:
+    def __init__(
+        self, ops: CompiledOps, formula: Any, rows: bool, inputs: list[Any], weight: Any, out: Sequence[Array] | None
+    ) -> None:
+        guess = inputs[0]
         self.ops, self.formula, self.rows = ops, formula, rows
-        self.shape, self.dtype = guess.shape, compute_dtype(guess.dtype)
+        self.shape, self.size, self.dtype = guess.shape, guess.size, compute_dtype(guess.dtype)
         # Of each array, its address and the bytes from row to row.
         self.addresses: list[int] = []
         # Numbers that differ from call to call, by their argument.
@@ -142,18 +153,16 @@ class _Call:
         self.alive: list[Array] = []
         # Gradients that the kernel cannot write where they belong, and where that is.
         self.copies: list[tuple[Array, Array]] = []
-        self.is_readable = guess.size > 0
+        # Kernels know fewer dtypes than NumPy, and no empty arrays.
+        self.is_readable = self.size > 0
 
-    def choose_rows(self, inputs: list[Any], weight: Any, out: Sequence[Array] | None) -> None:
-        """Decide what the rows are."""
-        self.flat = not self.rows and self._is_flat(inputs, weight, out)
+        self.flat = not rows and self._is_flat(inputs, weight, out)
         if self.flat:
-            size = math.prod(self.shape)
-            self.columns = min(size, self.ops.flat_columns)
-            self.count = -(-size // self.columns) if size else 0
-            return
-        self.columns = self.shape[-1]
-        self.count = math.prod(self.shape[:-1])
+            self.columns = min(self.size, ops.flat_columns)
+            self.count = -(-self.size // self.columns) if self.size else 0
+        else:
+            self.columns = self.shape[-1]
+            self.count = math.prod(self.shape[:-1])
 
     def _is_flat(self, inputs: list[Any], weight: Any, out: Sequence[Array] | None) -> bool:
         # One axis would be one row, which is one thread's: its arrays are copied where they do not lie together.
@@ -167,29 +176,40 @@ class _Call:
             return True
         return bool(x.size == 1 or (x.shape == self.shape and x.flags.c_contiguous))
 
+    # Inputs
+
+    def add_arguments(self, inputs: list[Any], static_options: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Take the arguments of the formula; returns what it is traced for, as a `Request` has it."""
+        types = [None if x is None else self.add_argument(x, i) for i, x in enumerate(inputs)]
+        if static_options:
+            types.extend(map(constant, static_options))
+        return tuple(types)
+
     def add_argument(self, x: Any, number: int) -> Any:
-        """Take an argument of the formula; returns what the formula is traced for, as a `Request` has it."""
+        """Take an argument of the formula; returns what the formula is traced for."""
         if isinstance(x, (float, np.floating)):
             self.scalars[number] = fitting(float(x), self.dtype)
             return float
         if isinstance(x, self.ops.xp.ndarray):
-            return self._add_array(x, number)
+            return self.add_array(x, number)
         return constant(x)
 
     def add_factor(self, x: Any, number: int) -> Any:
         """Take the scale or the weight. It may be as small as it is, where an option that vanishes would do harm."""
         if isinstance(x, self.ops.xp.ndarray):
-            return self._add_array(x, number)
+            return self.add_array(x, number)
         self.scalars[number] = float(x)
         return float
 
-    def _add_array(self, x: Array, number: int) -> Any:
+    def add_array(self, x: Array, number: int) -> Any:
+        """Take an array, or a copy of it; returns its type, or `float` for an array of one number."""
         ops = self.ops
         # A subclass may have a mask, or other rules.
         if type(x) is not ops.xp.ndarray:
             check_numbers(self.formula, number, x)
             x = ops.xp.asarray(x)
         if x.ndim == 0 or (x.size == 1 and not self.rows):
+            # Reading the number would make the host wait for a device; there the kernel reads it.
             if not ops.on_device:
                 self.scalars[number] = float(x.reshape(()))
                 return float
@@ -200,7 +220,8 @@ class _Call:
             rank, x, row_bytes = ELEMENT, self._flattened(x, number), self.columns * x.itemsize
         else:
             rank, x, row_bytes = self._rows_of_elements(x, number)
-        array_type = ops.described(x.dtype, rank)
+
+        array_type = ops.array_type(x.dtype, rank)
         if array_type is None:
             self.is_readable = False
         self.alive.append(x)
@@ -216,7 +237,9 @@ class _Call:
             return ROW, x, x.strides[0]
         if not row_contiguous(x):
             x = self.ops.xp.ascontiguousarray(x)
-        return ELEMENT, x, 0 if len(x) == 1 else x.strides[0]
+        # One row for all rows is read again for each.
+        row_bytes = 0 if len(x) == 1 else x.strides[0]
+        return ELEMENT, x, row_bytes
 
     def _flattened(self, x: Array, number: int) -> Array:
         """An argument of a formula of elements whose numbers lie together in the guesses' shape."""
@@ -227,6 +250,7 @@ class _Call:
     def _rows_of_elements(self, x: Array, number: int) -> tuple[int, Array, int]:
         """An argument of a formula of elements, with rows along the last axis."""
         x = self._broadcast(x, number)
+        # The same number in all columns is a number of the row.
         if x.strides[-1] == 0 and self.columns > 1:
             x = x[..., :1].reshape(self.count)
             return ROW, x, x.strides[0]
@@ -241,6 +265,8 @@ class _Call:
             raise wrong_shape(self.formula, argument_in_words(self.formula, number), x, self.shape, False)
         return self.ops.xp.broadcast_to(x, self.shape)
 
+    # Outputs
+
     def add_gradients(self, out: Sequence[Array]) -> tuple[ArrayType, ...]:
         """Take the arrays for gradients, or new ones where a kernel cannot write to those."""
         types = []
@@ -252,7 +278,7 @@ class _Call:
             elif not self.flat:
                 row_bytes = target.strides[0]
             self.add_output(gradient, row_bytes)
-            array_type = self.ops.described(gradient.dtype, ELEMENT)
+            array_type = self.ops.array_type(gradient.dtype, ELEMENT)
             if array_type is None:
                 self.is_readable = False
             else:
@@ -263,6 +289,21 @@ class _Call:
         if self.flat:
             return self._lies_together(target)
         return target.ndim == 2 and row_contiguous(target)
+
+    def add_values(self) -> Array:
+        """Make the array of the values: one per row, or one per element."""
+        shape, columns = self.shape, self.columns
+        if self.rows:
+            shape, columns = (self.count, 1), 1
+        values = self.ops.xp.empty(shape, self.dtype)
+        self.add_output(values, columns * self.dtype.itemsize)
+        return values
+
+    def add_totals(self) -> Array:
+        """Make the array of the totals of rows."""
+        totals = self.ops.totals(self.count)
+        self.add_output(totals, totals.itemsize)
+        return totals
 
     def add_output(self, target: Array, row_bytes: int) -> None:
         """Take an array that the kernel writes to."""

@@ -191,7 +191,7 @@ class RowLoss(ReducedLoss):
             arguments,
             items,
             weights.scale,
-            static=self.static(),
+            static_options=self.static(),
             rows=True,
             values=needs.values,
             total=needs.total,

@@ -262,10 +262,10 @@ ops = lossreg.get_ops(x)
 def formula(xp, x, k): return x * float(k), x
 def call(k): return ops.run(formula, [x[:1]], (k,), None, 1.0, rows=False, values=True, total=False, out=None)[0]
 from lossreg.ops.llvm import compiler as engine
-from lossreg.ops.llvm import ops as jit_ops
+from lossreg.ops.llvm import ops as llvm_ops
 for k in range(20): call(k)
 one = len(engine._in_use)
-jit_ops._kernel.cache_clear(); gc.collect()
+llvm_ops._kernel.cache_clear(); gc.collect()
 call(20)
 print(one >= 20, len(engine._in_use) <= 1 + engine._recent.maxlen)
 """

@@ -22,10 +22,10 @@ from support.table import ROWS, TRUE_ROWS, Row
 pytest.importorskip("llvmlite", "0.45", reason="llvmlite is not installed: pip install 'lossreg[jit]'")
 import llvmlite.binding as llvm
 
-from lossreg.ops.llvm import ops as jit_ops
+from lossreg.ops.llvm import ops as llvm_ops
 from lossreg.ops.llvm.vectors import STORAGE
 
-COMPILED, PLAIN = get_ops("numba"), NumpyOps()
+COMPILED, PLAIN = get_ops("llvm"), NumpyOps()
 FLOATS = ["float32", "float64"]
 LENGTHS = [*range(1, 71), 1023, 1024, 1025, 40_001]
 
@@ -376,8 +376,8 @@ def with_switches(xp: Any, x: Any, p: Any, upper: Any, how: Any) -> Any:
 
 def test_floats_share_machine_code_and_switches_do_not(monkeypatch: Any) -> None:
     made: list[str] = []
-    compile_text = jit_ops.compiled
-    monkeypatch.setattr(jit_ops, "compiled", lambda text: made.append(text) or compile_text(text))
+    compile_text = llvm_ops.compiled
+    monkeypatch.setattr(llvm_ops, "compiled", lambda text: made.append(text) or compile_text(text))
     x = np.linspace(-3.0, 3.0, 7)
     for p in (0.5, 3.0, -1.25, math.inf):
         np.testing.assert_array_equal(call(with_switches, x, p, True, "plain")[0], p * x)

@@ -20,7 +20,7 @@ from lossreg.pipeline.reduced import Truths
 from support.nested import assert_same
 
 try:
-    BACKENDS = [get_ops("numpy"), get_ops("numba")]
+    BACKENDS = [get_ops("numpy"), get_ops("llvm")]
 except ImportError:
     BACKENDS = [get_ops("numpy")]
 
@@ -28,14 +28,20 @@ each_backend = pytest.mark.parametrize("ops", BACKENDS, ids=lambda ops: ops.name
 
 
 def run(
-    ops: Any, formula: Any, guesses: Any, *others: Any, rows: bool = False, static: tuple[Any, ...] = (), **more: Any
+    ops: Any,
+    formula: Any,
+    guesses: Any,
+    *others: Any,
+    rows: bool = False,
+    static_options: tuple[Any, ...] = (),
+    **more: Any,
 ) -> Any:
     """(values, total, gradients) of a formula."""
     guesses = guesses if isinstance(guesses, tuple) else (guesses,)
     out = more.pop("out", None) or [np.empty_like(x) for x in guesses]
     with np.errstate(all="ignore"):
         values, total = ops.run(
-            formula, guesses, others, more.pop("weight", None), 1.0, static=static, rows=rows, values=True, total=True, out=out
+            formula, guesses, others, more.pop("weight", None), 1.0, static_options=static_options, rows=rows, values=True, total=True, out=out
         )  # fmt: skip
     return values, total, out
 
@@ -236,7 +242,7 @@ def by_constant(xp: Any, x: Any, constant: Any) -> Any:
 def test_constants_that_compare_equal_are_not_the_same(ops: Any) -> None:
     for _ in range(2):
         for i, constant in enumerate(CONSTANTS):
-            values = run(ops, by_constant, np.ones(3), static=(constant,))[0]
+            values = run(ops, by_constant, np.ones(3), static_options=(constant,))[0]
             np.testing.assert_array_equal(values, i, err_msg=repr(constant))
 
 

@@ -129,7 +129,7 @@ def test_many_threads() -> None:
 
 def test_gradients_of_a_loop() -> None:
     x, t = np.zeros(N + 5, FLOAT), np.ones(N + 5, FLOAT)
-    with use_ops("numba"):
+    with use_ops("llvm"):
         kept, places = [], set()
         for step in range(6):
             grad, _ = Huber(reduction="sum")(x, t * (step + 1) / 10)

@@ -18,7 +18,7 @@ from lossreg.ops import get_ops
 Tree = Any
 
 try:
-    BACKENDS = [get_ops("numpy"), get_ops("numba")]
+    BACKENDS = [get_ops("numpy"), get_ops("llvm")]
 except ImportError:
     BACKENDS = [get_ops("numpy")]
 

@@ -35,7 +35,7 @@ def threads() -> Iterator[None]:
     """Every test begins with 3 threads, whatever this machine has."""
     before = pool.get_num_threads()
     set_num_threads(3)
-    with lossreg.use_ops("numba"), np.errstate(all="ignore"):
+    with lossreg.use_ops("llvm"), np.errstate(all="ignore"):
         yield
     set_num_threads(before)
 
@@ -265,7 +265,7 @@ def test_a_formula_is_compiled_by_several_threads_at_once() -> None:
     def fresh(xp: Any, x: Any) -> Any:
         return xp.exp(x) * 1.0625 - x, x
 
-    x, meet, ops = np.linspace(-2.0, 2.0, 9), threading.Barrier(8), get_ops("numba")
+    x, meet, ops = np.linspace(-2.0, 2.0, 9), threading.Barrier(8), get_ops("llvm")
 
     def call() -> Any:
         meet.wait(30)

@@ -18,8 +18,8 @@ from .reference import Labels, Problem
 
 __all__ = ["Case", "draw_case"]
 
-BACKENDS = ("numpy", "numba", "generic") if importlib.util.find_spec("llvmlite") else ("numpy", "generic")
-BACKEND_WEIGHTS = {"numpy": 5, "numba": 5, "generic": 1, "cuda": 1}
+BACKENDS = ("numpy", "llvm", "generic") if importlib.util.find_spec("llvmlite") else ("numpy", "generic")
+BACKEND_WEIGHTS = {"numpy": 5, "llvm": 5, "generic": 1, "cuda": 1}
 """CUDA text runs on the CPU where it is asked for: each kernel takes a second to compile."""
 REDUCTIONS = ("mean", "sum", "none", "batch_mean", "weighted_mean", "sequence_mean")
 NAMES = tuple(RECIPES)

@@ -57,7 +57,7 @@ class Draw:
     @functools.cached_property
     def plain(self) -> bool:
         """Whether dtypes beside the guesses are few: each combination is compiled, which takes longer than a call."""
-        return self.backend in ("numba", "cuda") and self.chance(0.8)
+        return self.backend in ("llvm", "cuda") and self.chance(0.8)
 
     @property
     def extreme(self) -> float:

@@ -22,7 +22,7 @@ from .reference_thinc import THINC
 from .runner import run_seeds
 
 SEED = 20240229
-CASES = {("numpy", "generic"): 1250, ("numba",): 250}
+CASES = {("numpy", "generic"): 1250, ("llvm",): 250}
 """By backends. Each compiled case may compile a formula first."""
 
 

@@ -33,7 +33,7 @@ def test_no_access_outside_of_arrays(row: Row, dtype: Any) -> None:
     for n in SIZES:
         guesses, truths = row.sample(rng, n)
         guesses = each(lambda x: x.astype(dtype), guesses)
-        with np.errstate(all="ignore"), lossreg.use_ops("numba"):
+        with np.errstate(all="ignore"), lossreg.use_ops("llvm"):
             expected = loss(guesses, truths)
             for at_end in (True, False):
                 with guarded_arrays():
@@ -81,7 +81,7 @@ def test_no_access_outside_of_rows_of_any_length(name: str, columns: int) -> Non
         guesses = rng.normal(size=(3, columns)).astype(dtype)
         truths = rng.random((3, columns)).astype(dtype) if name == "SigmoidFocal" else rng.integers(0, columns, 3)
         for at_end in (True, False):
-            with guarded_arrays(), lossreg.use_ops("numba"):
+            with guarded_arrays(), lossreg.use_ops("llvm"):
                 out = guarded(np.empty_like(guesses), at_end)
                 with guarded_allocations(at_end):
                     loss(guarded(guesses, at_end), guarded(truths, at_end), out=out)

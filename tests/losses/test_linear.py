@@ -556,7 +556,7 @@ def test_config_and_function(backend: Any, rng: Any) -> None:
 
 @pytest.mark.parametrize(
     "ops, dtype",
-    [("numpy", np.float32), *((ops, t) for ops in BACKENDS for t in (np.float32, np.float16) if ops == "numba")],
+    [("numpy", np.float32), *((ops, t) for ops in BACKENDS for t in (np.float32, np.float16) if ops == "llvm")],
 )
 def test_logits_are_never_all_there(ops: str, dtype: Any, rng: Any) -> None:
     """But for the result, all that is added is a block of the logits and a tile of the weight's gradient."""
@@ -603,10 +603,10 @@ def test_sums_of_half_precision_are_added_up_in_float32(rng: Any, monkeypatch: p
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", ["numpy", "numba"])
+@pytest.mark.parametrize("name", ["numpy", "llvm"])
 def test_the_gradient_behind_a_softcap_that_is_nearly_reached(name: str, dtype: str) -> None:
     """1 - tanh(u)**2 would be 0, or noise: from |u| = 9 on in float32, and from 19 on in float64."""
-    if name == "numba":
+    if name == "llvm":
         pytest.importorskip("llvmlite", reason="llvmlite is not installed")
     mp = pytest.importorskip("mpmath", reason="mpmath is not installed")
     for u in (5.0, 9.0, 20.0, 30.0):

@@ -19,6 +19,6 @@ class GenericOps(Ops):
 
 BACKENDS = {"numpy": NumpyOps(), "generic": GenericOps()}
 if importlib.util.find_spec("llvmlite"):
-    BACKENDS["numba"] = get_ops("numba")
+    BACKENDS["llvm"] = get_ops("llvm")
 
 on_a_device = pytest.param("cupy", marks=pytest.mark.gpu)

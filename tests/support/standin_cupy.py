@@ -231,7 +231,7 @@ def installed(group: tuple[int, int] | None = (32, 32), blocks: int | None = 3) 
     def forget() -> None:
         lossreg.ops._cupy.cache_clear()
         cupy_ops._workspaces.clear()
-        for cache in (cupy_ops._kernel, cupy_ops._aligner, cupy_ops._limits, cupy_ops._quotient):
+        for cache in (cupy_ops._kernel, cupy_ops._alignment_kernel, cupy_ops._limits, cupy_ops._quotient):
             cache.cache_clear()
 
     before = sys.modules.get("cupy")
@@ -244,7 +244,7 @@ def installed(group: tuple[int, int] | None = (32, 32), blocks: int | None = 3) 
             if group is not None:
                 stack.enter_context(mock.patch.object(cupy_ops, "_group", lambda columns: group))
             if cuda_on_cpu.why_not():
-                for name in ("run", "align", "quotient"):
+                for name in ("run", "run_alignment", "quotient"):
                     stack.enter_context(mock.patch.object(cupy_ops.CupyOps, name, getattr(Ops, name)))
             yield cupy
     finally:

@@ -1,5 +1,5 @@
 // Connectionist temporal classification: a block for each sequence, a thread for every THREADS-th of its states.
-// `forward`, `backward` and `share_of` are written in front of this text from lossreg/ops/alignment.py.
+// `forward`, `backward` and `posterior` are written in front of this text from lossreg/ops/ctc.py.
 //
 // Set before this text, beside what prelude.cu needs: IN and OUT, as guesses and gradients lie in memory; LOGITS, whether
 // the gradient is that in the logits.
@@ -15,19 +15,19 @@ __device__ inline bool leads(index_t s, const index_t* states, const index_t* on
 extern "C" __global__ void __launch_bounds__(THREADS) run(
     index_t sequences, index_t classes, index_t width, index_t time,
     const void* probs, index_t probs_time, index_t probs_sequence,
-    const void* all_states, const void* all_leaps, const void* all_frames, const void* all_last,
-    void* likelihoods, const void* slopes, void* out, index_t out_time, index_t out_sequence,
+    const void* all_states, const void* all_can_skip, const void* all_frames, const void* all_last,
+    void* likelihoods, const void* grads, void* out, index_t out_time, index_t out_sequence,
     double* alphas, double* scratches, index_t* all_next
 ) {
     for (index_t n = blockIdx.x; n < sequences; n += gridDim.x) {
         const index_t* states = (const index_t*)all_states + n * width;
-        const unsigned char* leaps = (const unsigned char*)all_leaps + n * width;
+        const unsigned char* can_skip = (const unsigned char*)all_can_skip + n * width;
         const index_t frames = ((const index_t*)all_frames)[n], last = ((const index_t*)all_last)[n];
         double* history = alphas + n * time * width;
         double* scratch = scratches + n * 3 * (width + 4);
         double* here = cells(scratch, width, 0);
         double* next = cells(scratch, width, 1);
-        double* shares = cells(scratch, width, 2);
+        double* fractions = cells(scratch, width, 2);
         index_t* onward = all_next + n * width;  // the next state of a label, or 0; -1 - that where one came before
         wait();
         for (index_t s = (index_t)threadIdx.x - 2; s < width + 2; s += THREADS)
@@ -39,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) run(
             const IN* row = row_of<IN>(probs, t, probs_time);
             row = row_of<IN>(row, n, probs_sequence);
             for (index_t s = threadIdx.x; s < width; s += THREADS) {
-                next[s] = forward(here[s], here[s - 1], here[s - 2], leaps[s] != 0, wide(row[states[s]]));
+                next[s] = forward(here[s], here[s - 1], here[s - 2], can_skip[s] != 0, wide(row[states[s]]));
                 if (out) history[t * width + s] = next[s];
             }
             wait();
@@ -49,8 +49,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) run(
         if (threadIdx.x == 0) ((double*)likelihoods)[n] = likelihood;
         if (!out) continue;
 
-        const double slope = ((const double*)slopes)[n];
-        const bool wanted = slope != 0.0 && likelihood != -infinity();
+        const double scale = ((const double*)grads)[n];  // of the gradient of the sequence
+        const bool has_gradient = scale != 0.0 && likelihood != -infinity();
         wait();
         for (index_t s = (index_t)threadIdx.x - 2; s < width + 2; s += THREADS) here[s] = next[s] = -infinity();
         for (index_t s = threadIdx.x; s < width; s += THREADS) {
@@ -66,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) run(
         for (index_t t = time - 1; t >= 0; t--) {
             OUT* grad = row_of<OUT>(out, t, out_time);
             grad = row_of<OUT>(grad, n, out_sequence);
-            if (!wanted || t >= frames) {
+            if (!has_gradient || t >= frames) {
                 for (index_t c = threadIdx.x; c < classes; c += THREADS) grad[c] = Stored<OUT>::of(0.0);
                 continue;
             }
@@ -74,15 +74,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) run(
             row = row_of<IN>(row, n, probs_sequence);
             double sum = 0.0, blanks = 0.0;
             for (index_t s = threadIdx.x; s < width; s += THREADS) {
-                const bool to_second = s + 2 < width && leaps[s + 2] != 0;
+                const bool to_second = s + 2 < width && can_skip[s + 2] != 0;
                 const double beta = t == frames - 1
                     ? (s == last || s == last - 1 ? 0.0 : -infinity())
                     : backward(here[s], here[s + 1], here[s + 2], to_second);
-                const double share = share_of(history[t * width + s], beta, likelihood);
+                const double fraction = posterior(history[t * width + s], beta, likelihood);
                 next[s] = beta + wide(row[states[s]]);  // with its own emission, for the frame before
-                shares[s] = share;
-                sum += share;
-                if (s % 2 == 0) blanks += share;
+                fractions[s] = fraction;
+                sum += fraction;
+                if (s % 2 == 0) blanks += fraction;
             }
             sum = of_block(sum, Add());
             blanks = of_block(blanks, Add());
@@ -90,16 +90,16 @@ extern "C" __global__ void __launch_bounds__(THREADS) run(
             // since gradients may lie where guesses do
             for (index_t s = threadIdx.x; s < width; s += THREADS) {
                 if (!leads(s, states, onward)) continue;
-                double of_class = s ? shares[s] : blanks;
-                for (index_t r = s ? onward[s] : 0; r; r = -1 - onward[r]) of_class += shares[r];
-                shares[s] = slope * ((LOGITS ? f_exp(wide(row[states[s]])) * sum : 0.0) - of_class);
+                double of_class = s ? fractions[s] : blanks;
+                for (index_t r = s ? onward[s] : 0; r; r = -1 - onward[r]) of_class += fractions[r];
+                fractions[s] = scale * ((LOGITS ? f_exp(wide(row[states[s]])) * sum : 0.0) - of_class);
             }
             wait();
             for (index_t c = threadIdx.x; c < classes; c += THREADS)
-                grad[c] = Stored<OUT>::of(LOGITS ? slope * (f_exp(wide(row[c])) * sum) : 0.0);
+                grad[c] = Stored<OUT>::of(LOGITS ? scale * (f_exp(wide(row[c])) * sum) : 0.0);
             wait();
             for (index_t s = threadIdx.x; s < width; s += THREADS)
-                if (leads(s, states, onward)) grad[states[s]] = Stored<OUT>::of(shares[s]);
+                if (leads(s, states, onward)) grad[states[s]] = Stored<OUT>::of(fractions[s]);
             double* swap = here; here = next; next = swap;
         }
     }

@@ -8,16 +8,44 @@ from typing import Any
 
 import numpy as np
 
-from ...formulas.program import ArrayType, Request, array_type, program
+from ...formulas.program import ArrayType, Program, Request, array_type, program
 from ..base import Array, compute_dtype
 from ..compiled import CompiledOps, Kernel, row_contiguous
-from ..ctc import backward, forward, share_of
-from .source import ALIGNMENT, C_TYPES, PRELUDE, QUOTIENT, bytes_read_again, function_text, kernel_text, lanes_of
+from ..ctc import Alignment, backward, forward, posterior
+from .source import (
+    ALIGNMENT,
+    C_TYPES,
+    PRELUDE,
+    QUOTIENT,
+    bytes_read_again,
+    elements_per_read,
+    function_text,
+    kernel_text,
+)
 
 __all__ = ["CupyOps"]
 
 OPTIONS = ("-std=c++17", "-fmad=false")
 """Products and sums are rounded one by one, as on the CPU: exact ties stay exact."""
+
+WARP = 32
+"""Threads of a warp, which run in step."""
+
+THREADS_PER_PROCESSOR = 2048
+"""How many threads a multiprocessor runs at a time."""
+
+CACHE_FRACTION = 0.7
+"""The part of the L2 cache that rows may fill: it holds other things as well."""
+
+MAX_INT_COLUMNS = 2**31 - 1
+"""Columns from which their indices have 64 bits."""
+
+QUOTIENT_THREADS, QUOTIENT_MAX_BLOCKS = 256, 1024
+"""The size of a launch of quotient.cu, where the first is written as well."""
+
+CELLS_AROUND = 4
+"""Cells of -infinity around a row of states in ctc.cu, and the rows that it has."""
+STATE_ROWS = 3
 
 
 class _Kernel:
@@ -25,18 +53,32 @@ class _Kernel:
 
     indices: list[int] = []  # looking at them would make the host wait
 
-    def __init__(self, text: str, numbers: list[int], total: bool, real: str, lanes: int, again: int) -> None:
-        self.text, self.numbers, self.total, self.real, self.lanes = text, numbers, total, real, lanes
-        self.again = again
+    def __init__(self, traced: Program, request: Request) -> None:
+        self.text = kernel_text(traced)
+        self.numbers: list[int] = [x.args[0] for x in traced.numbers]
+        """The numbers of the arguments that are numbers of the call."""
+        self.total = request.total
+        self.real = "float"
+        if request.dtype == np.float64:
+            self.real = "double"
+        self.elements_per_read = elements_per_read(request.arguments[0].dtype)
+        self.bytes_read_again = bytes_read_again(traced)
         self.functions: dict[tuple[int, int, str], Any] = {}
+        """What CuPy compiled, by the threads of a group and of a block, and the type of indices."""
 
     def __call__(self, rows: int, columns: int, elements: int, addresses: list[int], scalars: dict[int, float]) -> bool:
         """Launch on the current stream; does not wait."""
+        # The best threads differ by the length of rows, which may change from call to call.
         group, threads = _group(columns)
         key = group, threads, _index(columns)
         if key not in self.functions:
             self.functions[key] = _compiled(self.source(*key))
-        blocks = min(-(-rows * group // threads), _blocks(_device(), threads, self.again * columns * threads // group))
+
+        # No more blocks than there is work, and no more than the cache serves: a block goes on with another row.
+        rows_per_block = threads // group
+        blocks_for_rows = -(-rows // rows_per_block)
+        bytes_of_block = self.bytes_read_again * columns * rows_per_block
+        blocks = min(blocks_for_rows, _blocks(_device(), threads, bytes_of_block))
         arguments = [rows, columns, elements, *addresses, *[scalars[i] for i in self.numbers]]
         if self.total:
             arguments += _workspace()
@@ -45,7 +87,13 @@ class _Kernel:
 
     def source(self, group: int, threads: int, index: str) -> str:
         """The whole text."""
-        names = {"GROUP": group, "THREADS": threads, "LANES": self.lanes, "REAL": self.real, "INDEX": index}
+        names = {
+            "GROUP": group,
+            "THREADS": threads,
+            "LANES": self.elements_per_read,
+            "REAL": self.real,
+            "INDEX": index,
+        }
         return _defines(names) + PRELUDE + self.text
 
 
@@ -55,8 +103,10 @@ def _defines(names: dict[str, Any]) -> str:
 
 def _group(columns: int) -> tuple[int, int]:
     """(threads of a group, threads of a block): a warp for short rows, the block for long ones."""
+    # A warp brings its sums together without memory; a block has eight of them, each with a row of its own.
     if columns <= 1024:
-        return 32, 256
+        return WARP, 256
+    # More threads have more reads under way, which a long row needs: fewer rows are read at a time.
     if columns <= 16_384:
         return 256, 256
     if columns <= 65_536:
@@ -66,30 +116,40 @@ def _group(columns: int) -> tuple[int, int]:
 
 def _index(columns: int) -> str:
     """The type of indices of columns."""
-    return "int" if columns < 2**31 - 1 else "long long"
+    if columns < MAX_INT_COLUMNS:
+        return "int"
+    return "long long"
 
 
 @functools.lru_cache(maxsize=512)
 def _kernel(request: Request) -> _Kernel:
     """Trace and weigh a formula for arrays of these dtypes and ranks, and write it as CUDA."""
-    made = program(request)
-    real = "double" if request.dtype == np.float64 else "float"
-    numbers = [x.args[0] for x in made.numbers]
-    lanes, again = lanes_of(request.arguments[0].dtype), bytes_read_again(made)
-    return _Kernel(kernel_text(made), numbers, request.total, real, lanes, again)
+    return _Kernel(program(request), request)
 
 
 @functools.lru_cache(maxsize=16)
-def _aligner(threads: int, dtype: str, stored: str, logits: bool) -> Any:
+def _alignment_kernel(threads: int, dtype: str, stored: str, logits: bool) -> Any:
     """The alignment of log-probabilities of a dtype, with gradients stored as another."""
-    names = {"GROUP": threads, "THREADS": threads, "LANES": 1, "REAL": "double", "INDEX": "int"}
-    names |= {"IN": C_TYPES[dtype][0], "OUT": C_TYPES[stored][0], "LOGITS": str(logits).lower()}
-    functions = function_text("forward", forward, "fffbf") + function_text("backward", backward, "fffb")
-    functions += function_text("share_of", share_of, "fff")
-    return _compiled(_defines(names) + PRELUDE + functions + ALIGNMENT)
+    names = {
+        "GROUP": threads,
+        "THREADS": threads,
+        "LANES": 1,
+        "REAL": "double",
+        "INDEX": "int",
+        "IN": C_TYPES[dtype].name,
+        "OUT": C_TYPES[stored].name,
+        "LOGITS": str(logits).lower(),
+    }
+    recurrences = [
+        function_text("forward", forward, "fffbf"),
+        function_text("backward", backward, "fffb"),
+        function_text("posterior", posterior, "fff"),
+    ]
+    return _compiled(_defines(names) + PRELUDE + "".join(recurrences) + ALIGNMENT)
 
 
 def _compiled(source: str) -> Any:
+    # CuPy compiles at the first launch, and keeps the result on disk.
     import cupy
 
     return cupy.RawKernel(source, "run", options=OPTIONS)
@@ -116,34 +176,40 @@ def _limits(device: int) -> tuple[int, int]:
     return int(attributes["MultiProcessorCount"]), int(attributes["L2CacheSize"])
 
 
-def _blocks(device: int, threads: int, again: int = 0) -> int:
+def _blocks(device: int, threads: int, bytes_read_again: int = 0) -> int:
     """How many blocks a device runs at a time, so that the bytes that each reads again are still in the L2 cache."""
-    processors, cache = _limits(device)
-    each = 2048 // threads
-    if again:
-        each = max(1, min(each, int(0.7 * cache) // (processors * again)))
-    return processors * each
+    processors, cache_bytes = _limits(device)
+    blocks_per_processor = THREADS_PER_PROCESSOR // threads
+    if bytes_read_again:
+        cached = int(CACHE_FRACTION * cache_bytes) // (processors * bytes_read_again)
+        blocks_per_processor = max(1, min(blocks_per_processor, cached))
+    return processors * blocks_per_processor
 
 
 _workspaces: dict[tuple[Any, ...], list[int]] = {}
-_kept: list[Any] = []
+_arrays_of_workspaces: list[Any] = []
 
 
 def _workspace() -> list[int]:
     """Addresses of the blocks' parts of a total and of the ticket, one for each stream: its kernels run in turn."""
     import cupy
 
-    key = (_device(), cupy.cuda.get_current_stream().ptr, threading.get_ident())
+    # Where each thread has a default stream of its own, all of these have the same pointer.
+    device = _device()
+    key = (device, cupy.cuda.get_current_stream().ptr, threading.get_ident())
     if key not in _workspaces:
-        parts = cupy.zeros(1 + _blocks(key[0], 256))
-        _kept.append(parts)
-        _workspaces[key] = [parts.data.ptr + 8, parts.data.ptr]
+        # As many parts as there are blocks, of the fewest threads. The ticket lies in front of them.
+        parts = cupy.zeros(1 + _blocks(device, 256))
+        _arrays_of_workspaces.append(parts)
+        _workspaces[key] = [parts.data.ptr + parts.itemsize, parts.data.ptr]
     return _workspaces[key]
 
 
 @functools.lru_cache(maxsize=1024)
-def _described(dtype: np.dtype, rank: int) -> ArrayType | None:
-    return array_type(dtype.name, rank) if dtype.name in C_TYPES else None
+def _array_type(dtype: np.dtype, rank: int) -> ArrayType | None:
+    if dtype.name not in C_TYPES:
+        return None
+    return array_type(dtype.name, rank)
 
 
 class CupyOps(CompiledOps):
@@ -158,7 +224,7 @@ class CupyOps(CompiledOps):
 
         super().__init__(cupy)
 
-    described = staticmethod(_described)
+    array_type = staticmethod(_array_type)
 
     @staticmethod
     def address(array: Array, /) -> int:
@@ -176,50 +242,81 @@ class CupyOps(CompiledOps):
 
     def quotient(self, total: Any, count: Any) -> Any:
         """As the generic body, in one kernel."""
-        arrays = [x for x in (count, total) if isinstance(x, self.xp.ndarray)]
-        if not arrays or arrays[0] is not count or not count.size:
+        if not self._is_vector(count, count) or not count.size:
             return super().quotient(total, count)
-        if any(x.dtype != np.float64 or x.shape != count.shape or not x.flags.c_contiguous for x in arrays):
-            return super().quotient(total, count)
-        found, address = self.xp.empty(count.shape, np.float64), self.address
-        given = (address(total), 0.0) if len(arrays) == 2 else (0, float(total))
-        arguments = (count.size, *given, address(count), address(found))
-        _quotient()((min(-(-count.size // 256), 1024),), (256,), arguments)
-        return found
+        # The kernel takes either: totals at an address, or a number of the host where the address is 0.
+        total_address, number = 0, 0.0
+        if isinstance(total, self.xp.ndarray):
+            if not self._is_vector(total, count):
+                return super().quotient(total, count)
+            total_address = self.address(total)
+        else:
+            number = float(total)
 
-    def align(
-        self,
-        log_probs: Array,
-        states: Array,
-        leaps: Array,
-        frames: Array,
-        last: Array,
-        slopes: Array | None,
-        logits: bool,
-        out: Array | None,
-    ) -> Array:
+        quotients = self.xp.empty(count.shape, np.float64)
+        blocks = min(-(-count.size // QUOTIENT_THREADS), QUOTIENT_MAX_BLOCKS)
+        arguments = (count.size, total_address, number, self.address(count), self.address(quotients))
+        _quotient()((blocks,), (QUOTIENT_THREADS,), arguments)
+        return quotients
+
+    def _is_vector(self, x: Any, count: Any) -> bool:
+        """Whether the kernel of quotients can read something, beside counts."""
+        if not isinstance(x, self.xp.ndarray):
+            return False
+        return bool(x.dtype == np.float64 and x.shape == count.shape and x.flags.c_contiguous)
+
+    def run_alignment(self, alignment: Alignment) -> Array:
         """As the generic body, in one kernel: a block for each sequence."""
-        xp, (time, n, classes), width = self.xp, log_probs.shape, states.shape[1]
-        if not log_probs.size:
-            return super().align(log_probs, states, leaps, frames, last, slopes, logits, out)
-        probs = log_probs.astype(compute_dtype(log_probs.dtype), copy=False)
-        probs = probs if row_contiguous(probs) else xp.ascontiguousarray(probs)
-        target = out if out is None or row_contiguous(out) else xp.empty(out.shape, out.dtype)
-        given = [xp.ascontiguousarray(x) for x in (states, leaps, frames, last)]
-        found = xp.empty(n, np.float64)
-        weights = None if slopes is None else xp.ascontiguousarray(slopes.astype(np.float64, copy=False))
-        alphas = xp.empty((n, time if out is not None else 0, width), np.float64)
-        scratch, onward = xp.empty((n, 3, width + 4), np.float64), xp.empty((n, width), np.int64)
-        arguments = [n, classes, width, time, probs.data.ptr, *probs.strides[:2], *(x.data.ptr for x in given)]
-        arguments += [found.data.ptr, 0 if weights is None else weights.data.ptr]
-        arguments += [0, 0, 0] if target is None else [target.data.ptr, *target.strides[:2]]
-        arguments += [alphas.data.ptr, scratch.data.ptr, onward.data.ptr]
-        threads = _group(classes)[1]
-        function = _aligner(threads, probs.dtype.name, (probs if target is None else target).dtype.name, logits)
-        function((min(n, _blocks(_device(), threads)),), (threads,), tuple(arguments))
-        if target is not out and out is not None:
+        xp, out = self.xp, alignment.out
+        if not alignment.log_probs.size:
+            return super().run_alignment(alignment)
+        probs = alignment.log_probs.astype(compute_dtype(alignment.log_probs.dtype), copy=False)
+        if not row_contiguous(probs):
+            probs = xp.ascontiguousarray(probs)
+        # The kernel writes rows of contiguous numbers; into other arrays these are copied.
+        target = out
+        if out is not None and not row_contiguous(out):
+            target = xp.empty(out.shape, out.dtype)
+        likelihoods = xp.empty(probs.shape[1], np.float64)
+        self._launch_alignment(alignment, probs, likelihoods, target)
+        if target is not out:
             out[...] = target
-        return found
+        return likelihoods
+
+    def _launch_alignment(self, alignment: Alignment, probs: Array, likelihoods: Array, target: Array | None) -> None:
+        """Store the log-likelihoods, and the gradient in a target."""
+        xp, (time, sequences, classes) = self.xp, probs.shape
+        width = alignment.states.shape[1]
+        # CuPy gives memory of arrays that are gone to later work on the same stream, so that none of these need outlive
+        # the launch.
+        inputs = [
+            xp.ascontiguousarray(x) for x in (alignment.states, alignment.can_skip, alignment.frames, alignment.last)
+        ]
+        grads_address, grads = 0, alignment.grads
+        if grads is not None:
+            grads = xp.ascontiguousarray(grads.astype(np.float64, copy=False))
+            grads_address = grads.data.ptr
+        target_arguments = [0, 0, 0]
+        stored = probs.dtype.name
+        # Without a gradient no frame is needed a second time.
+        kept_frames = 0
+        if target is not None:
+            target_arguments = [target.data.ptr, *target.strides[:2]]
+            stored = target.dtype.name
+            kept_frames = time
+        alphas = xp.empty((sequences, kept_frames, width), np.float64)
+        scratch = xp.empty((sequences, STATE_ROWS, width + CELLS_AROUND), np.float64)
+        next_states = xp.empty((sequences, width), np.int64)
+
+        # In the order of the parameters in ctc.cu.
+        arguments = [sequences, classes, width, time, probs.data.ptr, *probs.strides[:2]]
+        arguments += [x.data.ptr for x in inputs]
+        arguments += [likelihoods.data.ptr, grads_address, *target_arguments]
+        arguments += [alphas.data.ptr, scratch.data.ptr, next_states.data.ptr]
+        threads = _group(classes)[1]
+        blocks = min(sequences, _blocks(_device(), threads))
+        kernel = _alignment_kernel(threads, probs.dtype.name, stored, alignment.logits)
+        kernel((blocks,), (threads,), tuple(arguments))
 
     def asarray(self, value: Any, dtype: Any = None) -> Array:
         """A device array; host data is copied asynchronously on the current stream."""

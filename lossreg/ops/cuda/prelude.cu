@@ -135,9 +135,9 @@ struct Maximum { template <typename T> __device__ T operator()(T a, T b) const {
 // of two parts of a row is brought to the larger maximum of both. The sum is NaN if there is a NaN in the row.
 
 struct Peak {
-    REAL most; double rest;
+    REAL row_max; double sum_except_max;
     template <int N> __device__ inline void add(const REAL (&x)[N]) {  // N at a time, without a branch
-        REAL lower[N], top = most, sum = 0;  // of an element and the maximum so far the lower one; NaN is always lower
+        REAL lower[N], top = row_max, sum = 0;  // of an element and the maximum so far the lower one; NaN is always lower
         #pragma unroll
         for (int i = 0; i < N; i++) {
             lower[i] = x[i] > top ? top : x[i];
@@ -146,29 +146,32 @@ struct Peak {
         const REAL from = top == (REAL)-infinity() ? (REAL)0 : top;
         #pragma unroll
         for (int i = 0; i < N; i++) sum += f_exp_below(lower[i] - from);
-        rest = rest * (double)(most == top ? (REAL)1 : f_exp_below(most - from)) + (double)sum;
-        most = top;
+        const REAL factor = row_max == top ? (REAL)1 : f_exp_below(row_max - from);  // brings the sum to the new maximum
+        sum_except_max = sum_except_max * (double)factor + (double)sum;
+        row_max = top;
     }
 };
 __device__ inline Peak no_peak() { return Peak{(REAL)-infinity(), 0.0}; }
 struct Peaks {
     __device__ Peak operator()(Peak a, Peak b) const {
-        const bool first = a.most >= b.most;
+        const bool first = a.row_max >= b.row_max;
         const Peak high = first ? a : b, low = first ? b : a;
-        const double share = (double)(low.most == high.most ? (REAL)1 : f_exp_below(low.most - high.most));
-        return Peak{high.most, high.rest + low.rest * share + share};  // of equal ones the same bits in either order
+        const REAL distance = low.row_max - high.row_max;
+        const double factor = (double)(low.row_max == high.row_max ? (REAL)1 : f_exp_below(distance));
+        // The lower maximum is one of the others now. Of equal ones the same bits in either order.
+        return Peak{high.row_max, high.sum_except_max + low.sum_except_max * factor + factor};
     }
 };
 
 // Of a whole row: the maximum is NaN, if there is one. (The sum is NaN also where two elements are infinite.)
 __device__ inline Peak with_nan(Peak x) {
-    if (x.rest != x.rest && x.most < (REAL)infinity()) x.most = (REAL)x.rest;
+    if (x.sum_except_max != x.sum_except_max && x.row_max < (REAL)infinity()) x.row_max = (REAL)x.sum_except_max;
     return x;
 }
 
 template <typename T> __device__ inline T exchange(T x, int step) { return __shfl_xor_sync(0xffffffffu, x, step); }
 __device__ inline Peak exchange(Peak x, int step) {
-    return Peak{exchange(x.most, step), exchange(x.rest, step)};
+    return Peak{exchange(x.row_max, step), exchange(x.sum_except_max, step)};
 }
 
 // In a fixed order, so that every thread of the group gets the same bits, each time

@@ -36,14 +36,21 @@ _spare: collections.deque[mmap.mmap] = collections.deque(maxlen=MAX_SPARE)
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """As `np.empty`."""
     size = math.prod(shape) * dtype.itemsize
+    # Without MADV_FREE (Windows) memory that is kept would be lost to all other programs.
     if size < MIN_BYTES or not hasattr(mmap, "MADV_FREE"):
         return np.empty(shape, dtype)
-    pages = -(-size // PAGE) * PAGE
-    memory = _spare_memory(pages) or _new_memory(pages)
+
+    # Sizes are rounded up, so that memory fits arrays of about the same size.
+    block_bytes = -(-size // PAGE) * PAGE
+    memory = _spare_memory(block_bytes) or _new_memory(block_bytes)
     if memory is None:
         return np.empty(shape, dtype)
+
+    # All views of an array have the array that owns its memory as their base: NumPy sees to that. So the owner goes
+    # when the last view has gone, and memory that can still be read is not used again. At the end of the process the
+    # system takes everything, and arrays may still be in use.
     owner = np.frombuffer(memory, np.uint8, size)
-    weakref.finalize(owner, _keep, memory).atexit = False  # when no view of it is left either
+    weakref.finalize(owner, _keep, memory).atexit = False
     array: np.ndarray = owner.view(dtype).reshape(shape)
     return array
 
@@ -51,11 +58,14 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 def _spare_memory(size: int) -> mmap.mmap | None:
     """Memory that was kept."""
     try:
+        # The last one that was kept is the most likely to be in a cache.
         for memory in reversed(tuple(_spare)):
             if len(memory) == size:
+                # Whoever removes it has it: `remove` raises when it is there no more.
                 _spare.remove(memory)
                 return memory
-    except (RuntimeError, ValueError):  # another thread, or a finalizer, took memory at this moment
+    # Another thread, or a finalizer, took memory at this moment.
+    except (RuntimeError, ValueError):
         return None
     return None
 
@@ -66,6 +76,7 @@ def _new_memory(size: int) -> mmap.mmap | None:
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, ValueError):
         return None
+    # The system clears one large page in less time than many small ones.
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_HUGEPAGE)
@@ -76,6 +87,7 @@ def _keep(memory: mmap.mmap) -> None:
     """Keep memory that no array uses; the oldest makes room."""
     try:
         memory.madvise(mmap.MADV_FREE)
-    except (OSError, ValueError):  # not there, or the interpreter ends: given back when the object goes
+    # The system does not know it, or the interpreter ends: the memory is given back when the object goes.
+    except (OSError, ValueError):
         return
     _spare.append(memory)

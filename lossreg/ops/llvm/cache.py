@@ -55,8 +55,11 @@ class CodeCache:
         except OSError as error:
             self._stop(error)
             return None
+        # Damaged, for example by a disk that was full: as if it were not there.
         digest, code = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
-        return code if hashlib.sha256(code).digest() == digest else None
+        if hashlib.sha256(code).digest() != digest:
+            return None
+        return code
 
     def write(self, name: str, code: bytes) -> None:
         """Keep a piece of code, all or nothing, also when other processes write the same."""
@@ -66,9 +69,11 @@ class CodeCache:
         try:
             try:
                 self._write(name, content)
-            except FileNotFoundError:  # the folder was removed at this moment
+            # The folder was removed at this moment.
+            except FileNotFoundError:
                 self._write(name, content)
-        except OSError as error:  # costs time at the next start, and nothing else
+        # It costs time at the next start, and nothing else.
+        except OSError as error:
             self._stop(error)
 
     def _write(self, name: str, content: bytes) -> None:
@@ -82,11 +87,11 @@ class CodeCache:
     def warn(self) -> None:
         """Say once why code is not kept."""
         problem, self.problem = self.problem, ""
-        if problem:
-            advice = "set LOSSREG_CACHE_DIR to a folder of your own, or to nothing to keep none"
-            warnings.warn(
-                f"lossreg: compiled code is not kept on disk: {problem} ({advice})", RuntimeWarning, stacklevel=2
-            )
+        if not problem:
+            return
+        advice = "set LOSSREG_CACHE_DIR to a folder of your own, or to nothing to keep none"
+        message = f"lossreg: compiled code is not kept on disk: {problem} ({advice})"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
 
     def _stop(self, error: OSError) -> None:
         """Use the folder no more."""
@@ -105,7 +110,8 @@ def code_cache() -> CodeCache:
             return CodeCache(Path(asked).expanduser().absolute())
         base = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return CodeCache(Path(base).absolute() / "lossreg")
-    except (OSError, RuntimeError, KeyError) as error:  # a user without a home
+    # A user without a home.
+    except (OSError, RuntimeError, KeyError) as error:
         return CodeCache(None, f"there is no home folder ({error})")
 
 
@@ -115,6 +121,7 @@ def _opened(path: Path) -> Iterator[int | None]:
     if not HAS_OWNERS:
         yield None
         return
+    # What was opened is looked at, and not what the path leads to: that may be another folder a moment later.
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _check_own(os.fstat(folder), "the folder")
@@ -136,9 +143,11 @@ def _read(path: Path, name: str, folder: int | None) -> bytes:
     """The content of a file of the folder; links are not followed, and pipes not waited for."""
     if folder is None:
         return (path / name).read_bytes()
+    # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
     file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     with open(file, "rb") as content:
         status = os.fstat(file)
+        # FileNotFoundError says that there is no code; the folder itself is still used.
         if not stat.S_ISREG(status.st_mode):
             raise FileNotFoundError(f"{name} is no file")
         _check_own(status, "a file")
@@ -147,29 +156,46 @@ def _read(path: Path, name: str, folder: int | None) -> bytes:
 
 def _write(path: Path, name: str, content: bytes, folder: int | None) -> None:
     """Write a file under another name first: it has its own once it is whole."""
-    begun = f"{name}.{uuid.uuid4().hex}"
+    unfinished = f"{name}.{uuid.uuid4().hex}"
     try:
         if folder is None:
-            (path / begun).write_bytes(content)
-            os.replace(path / begun, path / name)
+            (path / unfinished).write_bytes(content)
+            os.replace(path / unfinished, path / name)
             return
-        file = os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        # O_EXCL follows no link that somebody has put there.
+        file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
         with open(file, "wb") as target:
             target.write(content)
-        os.replace(begun, name, src_dir_fd=folder, dst_dir_fd=folder)
+        # Other processes see the former file or the whole new one, and nothing in between.
+        os.replace(unfinished, name, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError:
         with contextlib.suppress(OSError):
-            os.unlink(begun if folder is not None else path / begun, dir_fd=folder)
+            _remove(path, unfinished, folder)
         raise
+
+
+def _remove(path: Path, name: str, folder: int | None) -> None:
+    """Remove a file of the folder."""
+    if folder is None:
+        os.unlink(path / name)
+    else:
+        os.unlink(name, dir_fd=folder)
 
 
 def _remove_oldest(path: Path, folder: int | None) -> None:
     """Remove the older half of lossreg's files where there are too many; other files are never touched."""
     with os.scandir(path if folder is None else folder) as entries:
-        files = [entry for entry in entries if _OWN_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
+        files = [entry for entry in entries if _is_own(entry)]
         if len(files) <= MAX_FILES:
             return
+        # Half of them at once: so it happens once in thousands of calls.
         files.sort(key=lambda entry: entry.stat(follow_symlinks=False).st_mtime)
         for entry in files[: len(files) // 2]:
-            with contextlib.suppress(OSError):  # another process was faster
-                os.unlink(entry.name if folder is not None else entry.path, dir_fd=folder)
+            # Another process may have been faster.
+            with contextlib.suppress(OSError):
+                _remove(path, entry.name, folder)
+
+
+def _is_own(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of the folder is a file of lossreg's."""
+    return bool(_OWN_NAME.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False)

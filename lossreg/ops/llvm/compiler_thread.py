@@ -29,26 +29,33 @@ LOOK_AGAIN = 0.05
 
 def undisturbed(work: Callable[[], Result]) -> Result:
     """The result of work that no signal handler interrupts; one piece of work is done at a time."""
-    if _turn.owner == _thread.get_ident():  # a finalizer makes a call on the thread that works
+    # A finalizer makes a call on the thread that works: waiting for itself, it would wait for ever.
+    if _turn.owner == _thread.get_ident():
         return work()
-    if sys.is_finalizing():  # a finalizer makes a call when the interpreter ends: no other thread runs any more
+    # A finalizer makes a call when the interpreter ends: no other thread runs any more.
+    if sys.is_finalizing():
         return work()
+
     task, process = _Task(work), os.getpid()
     arguments = (_Token(),)
-    thread_lives = weakref.ref(arguments[0])
+    token = weakref.ref(arguments[0])
     try:
         _thread.start_new_thread(task.run, arguments)
     except RuntimeError:
         # No more threads, or the interpreter is shutting down: this is the one case in which signals may disturb.
         task.run(*arguments)
-    del arguments  # now the thread alone holds the token
+    # Now the thread alone holds the token: it is there as long as the thread lives.
+    del arguments
+
     while not task.done.acquire(timeout=LOOK_AGAIN):
-        if os.getpid() != process:  # forked by a signal handler: the thread is the parent's
+        # Forked by a signal handler: the thread is the parent's.
+        if os.getpid() != process:
             return undisturbed(work)
-        if thread_lives() is None and not task.done.acquire(blocking=False):
-            raise MemoryError("no memory for the thread that compiles")  # not even for its first step
-        if thread_lives() is None:
-            break
+        if token() is None:
+            # It may have ended between these two looks; if not, there was no memory for even its first step.
+            if task.done.acquire(blocking=False):
+                break
+            raise MemoryError("no memory for the thread that compiles")
     return task.result()
 
 
@@ -63,6 +70,7 @@ class _Task(Generic[Result]):
         self.work = work
         self.results: list[Result] = []
         self.error: BaseException | None = None
+        # A plain lock, which is released once: the objects of `threading` take several steps, and can be interrupted.
         self.done = _thread.allocate_lock()
         self.done.acquire()
 
@@ -76,7 +84,8 @@ class _Task(Generic[Result]):
             finally:
                 _turn.owner = None
                 _turn.release()
-        except BaseException as error:  # the caller raises it
+        # The caller raises it.
+        except BaseException as error:
             self.error = error
             _clear_frames(error)
         finally:
@@ -111,7 +120,9 @@ class _Turn:
             lock = _thread.allocate_lock()
             self.acquire, self.release = lock.acquire, lock.release
             return
-        functions = ctypes.CDLL(None)  # other Python threads run while one waits, unlike with ctypes.pythonapi
+
+        # Other Python threads run while one waits, unlike with ctypes.pythonapi, which keeps the GIL.
+        functions = ctypes.CDLL(None)
         functions.PyThread_allocate_lock.restype = ctypes.c_void_p
         functions.PyThread_acquire_lock.argtypes = [ctypes.c_void_p, ctypes.c_int]
         functions.PyThread_release_lock.argtypes = [ctypes.c_void_p]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from typing import Any
 
 __all__ = ["SHARED_SLOTS", "entries", "shared_slots"]
 
@@ -25,15 +26,28 @@ thread; how many blocks are claimed; whether an index was outside of its row."""
 OPEN = 2**32
 """The bit of the gate that is set while helpers may enter; the bits below count them."""
 
-_library = ctypes.WinDLL("kernel32") if os.name == "nt" else ctypes.CDLL(None)  # type: ignore[attr-defined,unused-ignore]
-_YIELD = ctypes.cast(getattr(_library, "SwitchToThread" if os.name == "nt" else "sched_yield"), ctypes.c_void_p).value
 
-shared_slots = (0, _YIELD or 0, 0, 0)
+def _yield_address() -> int:
+    """The address of the system's function that gives the processor to another thread.
+
+    Compiled code gets it as a number: it is kept on disk, and the address is another one in each process.
+    """
+    function: Any
+    if os.name == "nt":
+        function = ctypes.WinDLL("kernel32").SwitchToThread  # type: ignore[attr-defined,unused-ignore]
+    else:
+        function = ctypes.CDLL(None).sched_yield
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+shared_slots = (0, _yield_address(), 0, 0)
 """The first slots of a call that begins."""
 
 
 def entries() -> str:
     """LLVM text of `run(call, scratch)` and `help(call, scratch)` around `body(call, scratch)`."""
+    # All changes of the gate are sequentially consistent. So a helper that finds it open has counted itself in before
+    # the caller closes it, and the caller sees that; and what helpers wrote is there when the caller sees them leave.
     return f"""
 define void @run(ptr %call, ptr %scratch) {{
   %opened = atomicrmw or ptr %call, i64 {OPEN} seq_cst

@@ -1,7 +1,7 @@
 """Threads that help with compiled code.
 
 A helper gets a job and runs it; nobody waits for helpers here. A job is a call of compiled code, which lets a helper in
-only while the caller is inside as well, and lets the caller out only when all helpers have left (see `shared`). So a
+only while the caller is inside as well, and lets the caller out only when all helpers have left (see `gate`). So a
 helper that comes too late, or that is asked by a call that was interrupted, touches no array.
 
 What is interrupted by a signal must leave no thread behind that nobody knows of. So helpers are not objects with states
@@ -30,13 +30,18 @@ class _Pool:
     def __init__(self, count: int) -> None:
         self.count = count
         """How many threads a call may use, the caller's among them."""
-        self.lock = threading.RLock()  # a signal handler may make a call while its thread holds it
+        # A signal handler may make a call while its own thread holds the lock.
+        self.lock = threading.RLock()
         self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self.helpers: list[int] = []
+        """The identities of the threads that wait for jobs, or do one."""
 
 
 def _all_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # A container or a batch system may leave this process fewer cores than there are.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 _pool = _Pool(ENVIRONMENT.threads or _all_cores())
@@ -66,19 +71,22 @@ def set_num_threads(count: int) -> None:
 
 def ask_helpers(job: Job, tasks: int) -> None:
     """Ask helpers to run a job of so many tasks, of which the caller does some; returns at once."""
+    # A fork in a signal handler would replace the pool in between.
     pool = _pool
-    wanted = min(tasks, pool.count) - 1
-    if wanted > len(pool.helpers):
-        _start_helpers(pool, wanted)
-    for _ in range(min(wanted, len(pool.helpers))):
+    # The caller is one of the threads.
+    helpers = min(tasks, pool.count) - 1
+    if helpers > len(pool.helpers):
+        _start_helpers(pool, helpers)
+    for _ in range(min(helpers, len(pool.helpers))):
         pool.jobs.put(job)
 
 
-def _start_helpers(pool: _Pool, wanted: int) -> None:
+def _start_helpers(pool: _Pool, count: int) -> None:
     """Have so many helpers, or as many as there can be."""
+    # Without the lock, two calls that begin at the same moment would both start what is missing.
     with pool.lock:
-        missing = wanted - len(pool.helpers)
-        # No more threads, or the interpreter is shutting down.
+        missing = count - len(pool.helpers)
+        # RuntimeError: there can be no more threads, or the interpreter is shutting down.
         with contextlib.suppress(RuntimeError):
             # One call of C: no signal handler runs between the start of a thread and its entry in the list.
             pool.helpers.extend(map(_thread.start_new_thread, [_help] * missing, [(pool.jobs,)] * missing))
@@ -91,4 +99,5 @@ def _help(jobs: queue.SimpleQueue[Job]) -> None:
         # There may be no memory for what a job needs: then the caller does all the work.
         with contextlib.suppress(BaseException):
             job()
-        del job  # a helper that waits keeps nothing alive
+        # A helper that waits keeps nothing alive: neither the call's memory nor the code.
+        del job
