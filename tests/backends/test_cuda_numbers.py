@@ -481,7 +481,10 @@ class Launches:
 
 @pytest.fixture
 def launches() -> Iterator[tuple[Any, Launches]]:
-    with mock.patch("cuda_on_cpu.why_not", lambda: None), standin_cupy.installed(group=None, blocks=None) as cupy:
+    with (
+        mock.patch("support.cuda_on_cpu.why_not", lambda: None),
+        standin_cupy.installed(group=None, blocks=None) as cupy,
+    ):
         cupy.RawKernel = made = Launches()
         yield cupy, made
 

@@ -31,7 +31,7 @@ from support.kauldron_cases import (
 from support.kauldron_reference import FORMULAS, METRICS, Case, Installed, MetricCase, Restated
 
 # JAX and its friends warn of one another
-pytestmark = pytest.mark.filterwarnings("ignore:::(jax|flax|kauldron|optax|etils).*")
+pytestmark = pytest.mark.filterwarnings("ignore:::(jax|flax|kauldron|optax|etils|support.kauldron).*")
 
 nan, inf = np.nan, np.inf
 
@@ -324,6 +324,22 @@ def test_every_difference_is_listed_and_tested() -> None:
 
 
 # The samples of Kauldron's pages on losses and on metrics, in the order of the pages: theirs, then ours
+
+
+@pytest.fixture
+def ours() -> dict[str, Any]:
+    """Logits, labels and images, in a context too."""
+    return data(last_of_one)
+
+
+@pytest.fixture
+def theirs() -> dict[str, Any]:
+    """The same for Kauldron, whose labels have an axis more; and Kauldron, where it is installed."""
+    found = data(as_is)
+    if not THERE:
+        return found
+    kd = Installed()
+    return {**kd.jax.tree.map(lambda x: kd.jax.numpy.asarray(x) if np.ndim(x) else x, found), "kd": kd}
 
 
 def test_sample_loss_example(ours: Any, theirs: Any) -> None:

@@ -30,7 +30,7 @@ from lossreg.kauldron import kontext
 from support.kauldron_cases import THERE, TOLERANCE, as_is, close, data, draw, installed, last_of_one, table
 from support.kauldron_reference import FORMULAS, Case, Installed, Restated
 
-pytestmark = pytest.mark.filterwarnings("ignore:::(jax|flax|kauldron|optax|etils).*")
+pytestmark = pytest.mark.filterwarnings("ignore:::(jax|flax|kauldron|optax|etils|support.kauldron).*")
 
 if importlib.util.find_spec("flax"):
     import flax

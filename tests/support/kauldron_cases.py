@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import lossreg
-from support.kauldron_reference import Case, Installed
+from support.kauldron_reference import Case
 
 PAGE = Path(__file__).parents[2] / "docs" / "coming-from-kauldron.md"
 REASON = "Kauldron is not installed, its formulas are compared with alone: see `kauldron` in .ci/run"
@@ -101,19 +101,3 @@ def data(rows_of: Callable[[Any], Any]) -> dict[str, Any]:
     ctx2 = {**ctx, "preds": {"logits": -logits}}
     found = {"ctx": ctx, "ctx2": ctx2, "logits": logits, "labels": rows_of(label), "image": image, "truth": truth}
     return {**found, "mask": mask, "one_hot": np.eye(3, dtype="float32")[label[:, 0]]}
-
-
-@pytest.fixture
-def ours() -> dict[str, Any]:
-    """Logits, labels and images, in a context too."""
-    return data(last_of_one)
-
-
-@pytest.fixture
-def theirs() -> dict[str, Any]:
-    """The same for Kauldron, whose labels have an axis more; and Kauldron, where it is installed."""
-    found = data(as_is)
-    if not THERE:
-        return found
-    kd = Installed()
-    return {**kd.jax.tree.map(lambda x: kd.jax.numpy.asarray(x) if np.ndim(x) else x, found), "kd": kd}
