@@ -5,7 +5,7 @@ from .config.resolve import register
 from .formulas.functions import FORMULA_FUNCTIONS, ROW_FUNCTIONS
 from .labels.labels import Labels
 from .labels.options import LabelOptions
-from .pipeline.evaluation import Truths
+from .pipeline.evaluation import TargetBatch
 from .pipeline.guesses import Batch, real_array
 from .pipeline.kinds import CoupledLoss, ElementwiseLoss, RowLoss
 from .pipeline.loss import Loss
@@ -24,7 +24,7 @@ __all__ = [
     "OneOf",
     "ReducedLoss",
     "RowLoss",
-    "Truths",
+    "TargetBatch",
     "check_domain",
     "check_shape",
     "describe",

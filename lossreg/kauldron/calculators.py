@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import losses
 from ..checks import describe, fail
-from ..pipeline.evaluation import Truths
+from ..pipeline.evaluation import TargetBatch
 from ..pipeline.guesses import Batch
 
 __all__ = ["LossValues", "SoftmaxCrossEntropy", "SoftmaxCrossEntropyWithIntLabels"]
@@ -26,7 +26,7 @@ class SoftmaxCrossEntropy(losses.CrossEntropy):
 
     layout = -1
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """Probabilities as those of a matrix of rows."""
         shape = _shape_beside(batch, truths)
         if shape is None:
@@ -44,7 +44,7 @@ class SoftmaxCrossEntropyWithIntLabels(losses.CrossEntropy):
 
     layout = -1
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """Ids as those of a matrix of rows."""
         shape = _shape_beside(batch, truths)
         if shape is None:

@@ -77,7 +77,7 @@ class Labels:
     def read(self, batch: Batch, truths: Any, check: bool) -> Targets:
         """The targets of a batch. With `check`, ids and rows on a device are read too, to check their range."""
         n, classes = batch.arrays[0].shape
-        mask = batch.kept
+        mask = batch.mask
         if mask is not None:
             mask = mask.reshape(n)
         is_flat = True
@@ -88,7 +88,7 @@ class Labels:
                 check_unmasked(self.name, "truths", truths)
             truths = _from_pandas(truths)
         dtype = batch.arrays[0].dtype
-        reader = Reader(self, batch.ops, n, classes, dtype, check, mask, batch.place)
+        reader = Reader(self, batch.ops, n, classes, dtype, check, mask, batch.describe_index)
         # An empty list of sequences has no number of classes to compare with.
         if self.names and batch.lengths != ():
             self._check_names(classes)
@@ -128,10 +128,10 @@ class Labels:
         truths = self._row_by_row(batch, truths)
         # Sets are read on the host, where a mask on a device cannot be read.
         mask = None
-        if batch.kept is not None and not batch.ops.on_device:
-            mask = batch.kept.reshape(n)
+        if batch.mask is not None and not batch.ops.on_device:
+            mask = batch.mask.reshape(n)
         dtype = batch.arrays[0].dtype
-        reader = Reader(self, get_ops("numpy"), n, classes, dtype, True, mask, batch.place)
+        reader = Reader(self, get_ops("numpy"), n, classes, dtype, True, mask, batch.describe_index)
         if hasattr(truths, "dtype"):
             truths = on_host(truths)
             if truths.ndim == 2 and truths.dtype.kind in "iu":
@@ -183,7 +183,7 @@ class Labels:
             rows = part
             if len(batch.shape) > 2:
                 rows = self._class_axis_last(batch, part, len(part))
-            part_reader = replace(reader, n=n, mask=mask, describe_index=_shifted(batch.place, start))
+            part_reader = replace(reader, n=n, mask=mask, describe_index=_shifted(batch.describe_index, start))
             parts.append(part_reader.read(rows))
             start += n
         # A set is no row of probabilities: nothing says how these are spread over its classes.

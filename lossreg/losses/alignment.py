@@ -15,7 +15,7 @@ from ..config.options import Configurable
 from ..config.resolve import register
 from ..ops import Array
 from ..ops.base import without_float_warnings
-from ..pipeline.evaluation import Needs, Truths
+from ..pipeline.evaluation import Needs, TargetBatch
 from ..pipeline.guesses import Batch
 from ..pipeline.reduced import ReducedLoss
 from ..pipeline.weights import Weights
@@ -115,7 +115,7 @@ class CTC(ReducedLoss, WrtOption):
         batch = Batch.read(name, padded, self.inputs, self.layout)
         return _PaddedBatch(**vars(batch), parts=parts, position_of=position_of)
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """States of the alignments, and 1 / length of the target where a mean divides by it."""
         frames, n, classes = batch.arrays[0].shape
         if self.blank >= classes:
@@ -125,7 +125,7 @@ class CTC(ReducedLoss, WrtOption):
         bad = first_bad(((targets < 0) | (targets >= classes) | (targets == self.blank)) & inside)
         if bad is not None:
             expected = f"in [0, {classes}) and not the blank, {self.blank}"
-            raise fail(batch.name, "target ids", expected, f"{targets[bad]} in {batch.place(bad[0])}")
+            raise fail(batch.name, "target ids", expected, f"{targets[bad]} in {batch.describe_index(bad[0])}")
 
         # Blank, label, blank, label, ..., blank.
         states = np.full((n, 2 * targets.shape[1] + 1), self.blank, np.int64)
@@ -138,7 +138,7 @@ class CTC(ReducedLoss, WrtOption):
         weight = None
         if self.reduction == "mean":
             weight = asarray(1.0 / np.maximum(target_lengths, 1))
-        return Truths(alignment, weight=weight)
+        return TargetBatch(alignment, weight=weight)
 
     def _targets(self, batch: Batch, truths: Any, frames: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(targets (N, S), number of frames of each sequence, length of each target); no frames where masked."""
@@ -162,9 +162,9 @@ class CTC(ReducedLoss, WrtOption):
         frame_counts = self._lengths(batch, "input_lengths", input_lengths, n)
         target_lengths = self._lengths(batch, "target_lengths", target_lengths, n)
         targets = self._padded(batch, ids, target_lengths, n)
-        if batch.kept is not None and not batch.ops.on_device:
+        if batch.mask is not None and not batch.ops.on_device:
             # A masked sequence may have any truth: it gets the one that fits every sequence.
-            mask = batch.kept.reshape(n)
+            mask = batch.mask.reshape(n)
             frame_counts, target_lengths = np.where(mask, frame_counts, 0), np.where(mask, target_lengths, 0)
         self._check_lengths(batch, "input_lengths", frame_counts, most_frames)
         self._check_lengths(batch, "target_lengths", target_lengths, np.full(n, targets.shape[1]))
@@ -174,7 +174,7 @@ class CTC(ReducedLoss, WrtOption):
         """Raise for a length that is negative or above the most of its sequence."""
         bad = first_bad((lengths < 0) | (lengths > most))
         if bad is not None:
-            raise fail(batch.name, what, f"in [0, {most[bad]}]", f"{lengths[bad]} in {batch.place(bad[0])}")
+            raise fail(batch.name, what, f"in [0, {most[bad]}]", f"{lengths[bad]} in {batch.describe_index(bad[0])}")
 
     def _lengths(self, batch: Batch, what: str, value: Any, n: int) -> np.ndarray:
         lengths = _host_array(value)
@@ -224,7 +224,7 @@ class CTC(ReducedLoss, WrtOption):
 
     @without_float_warnings
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
+        self, batch: Batch, truths: TargetBatch, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """The derivative in each value is known before the pass, so one pass gives likelihoods and gradient."""
         ops, xp, alignment = batch.ops, batch.ops.xp, truths.targets

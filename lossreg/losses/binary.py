@@ -14,7 +14,7 @@ from ..labels.labels import Labels
 from ..labels.options import ClassWeight, NameOptions, class_weights
 from ..ops import Ops
 from ..ops.base import compute_dtype
-from ..pipeline.evaluation import Truths
+from ..pipeline.evaluation import TargetBatch
 from ..pipeline.guesses import Batch
 from ..pipeline.kinds import ElementwiseLoss, RowLoss
 
@@ -68,7 +68,7 @@ class BinaryCrossEntropyWithLogits(ElementwiseLoss):
         """pos_weight as an array, or 1."""
         return (1.0 if self.pos_weight is None else ops.asarray(self.pos_weight, dtype="float64"),)
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """Truths, and the class weights of the last axis."""
         targets = super().read_truths(batch, truths, check).targets
         classes = batch.shape[-1] if batch.shape else 1
@@ -76,7 +76,7 @@ class BinaryCrossEntropyWithLogits(ElementwiseLoss):
             if weights is not None and len(weights) not in (1, classes):
                 raise fail(batch.name, name, f"of {classes} (the last axis of guesses)", f"{len(weights)} values")
         weight = None if self.class_weight is None else batch.ops.asarray(self.class_weight, dtype="float64")
-        return Truths(targets, weight=weight, by_place=True)
+        return TargetBatch(targets, weight=weight, by_place=True)
 
 
 @register("BinaryCrossEntropy.v1", alias="bce")
@@ -154,23 +154,23 @@ class MultiLabelSoftMargin(RowLoss, NameOptions):
         """The reader of label sets."""
         return Labels(type(self).__name__, self.names, None, None)
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """Rows of numbers in [0, 1]."""
         (x,) = batch.arrays
         _, exponent = class_weights(batch, self.class_weight)
         if self._are_sets(batch, truths):
             targets = self.labels.read_multi(batch, truths, FOR_ROWS)
             members = targets.members(batch.columns).astype(compute_dtype(x.dtype))
-            return Truths(members, targets.valid, exponent=exponent)
+            return TargetBatch(members, targets.valid, exponent=exponent)
         truths = batch.real("truths", truths)
         if truths.shape == (0,) and batch.shape[0] == 0:  # a list of no rows
             truths = truths.reshape(batch.shape)
         check_shape(batch.name, "truths", truths, batch.shape, "guesses")
         rows = truths.reshape(x.shape)
         if check:
-            kept = None if batch.kept is None else batch.kept.ravel()[:, None]
-            check_domain(batch.ops, batch.name, "truth values", rows, Interval(0.0, 1.0), kept, batch.place)
-        return Truths(batch.ops.asarray(rows, dtype=compute_dtype(x.dtype)), exponent=exponent)
+            mask = None if batch.mask is None else batch.mask.ravel()[:, None]
+            check_domain(batch.ops, batch.name, "truth values", rows, Interval(0.0, 1.0), mask, batch.describe_index)
+        return TargetBatch(batch.ops.asarray(rows, dtype=compute_dtype(x.dtype)), exponent=exponent)
 
     @staticmethod
     def _are_sets(batch: Batch, truths: Any) -> bool:
@@ -187,7 +187,7 @@ class MultiLabelSoftMargin(RowLoss, NameOptions):
         values, slope = BinaryCrossEntropyWithLogits.formula(xp, x, truth, 1.0)
         return xp.row_sum(values * share), slope * share
 
-    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+    def arguments(self, batch: Batch, truths: TargetBatch) -> tuple[Any, ...]:
         """Truths, and the share of each class in the mean."""
         (weight, _), classes = class_weights(batch, self.class_weight), batch.columns
         return truths.targets, 1.0 / classes if weight is None else (weight / classes)[None, :]

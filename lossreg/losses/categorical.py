@@ -17,7 +17,7 @@ from ..labels.labels import Labels
 from ..labels.options import ClassWeight, LabelOptions, NameOptions, class_weights
 from ..labels.targets import Targets
 from ..ops import Array
-from ..pipeline.evaluation import Needs, Truths
+from ..pipeline.evaluation import Needs, TargetBatch
 from ..pipeline.guesses import Batch
 from ..pipeline.kinds import RowLoss
 from ..pipeline.reduced import ReducedLoss
@@ -105,25 +105,25 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
         """(class weights over 2**exponent, exponent)."""
         return class_weights(batch, self.class_weight)
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """Targets, with smoothing and class weights applied to rows of probabilities."""
         targets = self.labels.read(batch, truths, check)
         weight, exponent = self.class_weights(batch)
         if targets.rows is None:
             row_weight = None if weight is None else targets.mean_weight(weight)
             in_formula = self.weight_in_formula
-            return Truths(targets, targets.valid, row_weight, in_formula, in_mean=True, exponent=exponent)
+            return TargetBatch(targets, targets.valid, row_weight, in_formula, in_mean=True, exponent=exponent)
         rows = targets.rows
         if self.label_smoothing:
             rows = rows * (1.0 - self.label_smoothing) + self.label_smoothing / batch.columns
         if weight is not None:
             rows = rows * weight.astype(rows.dtype)
         targets = Targets(batch.ops, rows=rows, valid=targets.valid)
-        return Truths(targets, targets.valid, exponent=exponent)
+        return TargetBatch(targets, targets.valid, exponent=exponent)
 
     formula = staticmethod(softmax_cross_entropy)
 
-    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+    def arguments(self, batch: Batch, truths: TargetBatch) -> tuple[Any, ...]:
         """Targets, with smoothing as one coefficient for each class."""
         classes, e = batch.columns, self.label_smoothing
         if not e:
@@ -135,7 +135,7 @@ class CrossEntropy(RowLoss, LabelOptions, TokenOptions):
         return target_arguments(batch.ops, truths.targets, classes, target_weight, smoothing)
 
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
+        self, batch: Batch, truths: TargetBatch, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """As for all rows; values and gradient are looked at where that is asked for."""
         if not self.check_finite:
@@ -152,7 +152,7 @@ def check_finite(batch: Batch, results: dict[str, Array | None]) -> None:
             continue
         bad = np.flatnonzero(on_host(~batch.ops.xp.isfinite(result.reshape(len(result), -1)).all(axis=1)))
         if len(bad):
-            rows = ", ".join(batch.place(int(row)) for row in bad[:5])
+            rows = ", ".join(batch.describe_index(int(row)) for row in bad[:5])
             rows += f" and {len(bad) - 5} more" if len(bad) > 5 else ""
             count = f"{len(bad)} of {len(result)} rows"
             raise NonFiniteLossError(f"The {what} of {batch.name} is not finite in {count}: {rows}.")
@@ -182,18 +182,18 @@ class NLL(RowLoss, NameOptions):
         """The reader of truths."""
         return Labels(type(self).__name__, self.names, None, None, self.ignore_index, sets=False)
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """Ids, and the class weight of each row."""
         targets = self.labels.read_ids(batch, truths, check)
         weight, exponent = class_weights(batch, self.class_weight)
         row_weight = None if weight is None else weight[targets.indices]
-        return Truths(targets.ids, targets.valid, row_weight, in_mean=True, exponent=exponent)
+        return TargetBatch(targets.ids, targets.valid, row_weight, in_mean=True, exponent=exponent)
 
     @staticmethod
     def formula(xp: Any, x: Any, ids: Any) -> tuple[Any, ...]:
         """One number a row."""
         return -xp.pick(x, ids), xp.where(xp.columns(x) == ids, -1.0, 0.0)
 
-    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+    def arguments(self, batch: Batch, truths: TargetBatch) -> tuple[Any, ...]:
         """Ids."""
         return (truths.targets,)

@@ -14,7 +14,7 @@ from ..config.resolve import register
 from ..labels.targets import Targets
 from ..ops import Array
 from ..ops.base import fitting
-from ..pipeline.evaluation import Truths
+from ..pipeline.evaluation import TargetBatch
 from ..pipeline.guesses import Batch
 from ..pipeline.kinds import CoupledLoss, RowLoss
 from ..pipeline.layouts import LayoutName
@@ -35,15 +35,15 @@ class _PairLoss(RowLoss):
     layout = "vectors"
     truth_inputs: ClassVar[tuple[str, ...]] = ()
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """None: the vectors are all there is."""
         return self._same_shapes(batch)
 
-    def _same_shapes(self, batch: Batch) -> Truths:
+    def _same_shapes(self, batch: Batch) -> TargetBatch:
         for shape, what in zip(batch.shapes[1:], self.inputs[1:]):
             if shape != batch.shape:
                 raise fail(batch.name, what, f"of shape {batch.shape} (that of {self.inputs[0]})", f"shape {shape}")
-        return Truths(None)
+        return TargetBatch(None)
 
 
 @register("CosineEmbedding.v1", alias="cosineloss")
@@ -68,14 +68,14 @@ class CosineEmbedding(_PairLoss):
     inputs = ("x1", "x2")
     truth_inputs = ("truths",)
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """1 or -1 for each row."""
         self._same_shapes(batch)
         signs = batch.real("truths", truths)
         check_shape(batch.name, "truths", signs, batch.values_shape, "guesses without their last axis")
         if check:
-            check_domain(batch.ops, batch.name, "truths", signs, OneOf((1.0, -1.0)), batch.kept, batch.place)
-        return Truths(signs.ravel())
+            check_domain(batch.ops, batch.name, "truths", signs, OneOf((1.0, -1.0)), batch.mask, batch.describe_index)
+        return TargetBatch(signs.ravel())
 
     @staticmethod
     def formula(xp: Any, a: Any, b: Any, truth: Any, margin: Any) -> tuple[Any, ...]:
@@ -90,7 +90,7 @@ class CosineEmbedding(_PairLoss):
         value = xp.where(same, 1.0 - cosine, xp.maximum(cosine - margin, 0.0))
         return value, sign / a_norm * (b_unit - cosine * a_unit), sign / b_norm * (a_unit - cosine * b_unit)
 
-    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+    def arguments(self, batch: Batch, truths: TargetBatch) -> tuple[Any, ...]:
         """Signs and margin."""
         return truths.targets, float(self.margin)
 
@@ -129,7 +129,7 @@ class CosineSimilarity(_PairLoss):
         a_along, b_along = (xp.where(length > eps, value, 0.0) for length in lengths)
         return value, (b_unit - a_along * a_unit) / a_norm, (a_unit - b_along * b_unit) / b_norm
 
-    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+    def arguments(self, batch: Batch, truths: TargetBatch) -> tuple[Any, ...]:
         """The least length."""
         return (float(self.eps),)
 
@@ -163,7 +163,7 @@ class NegativeCosineSimilarity(_PairLoss):
         a_slope, b_slope = cosine * a_unit - b_short, cosine * b_unit - a_short
         return -cosine, a_slope / (a_length + eps), b_slope / (b_length + eps)
 
-    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+    def arguments(self, batch: Batch, truths: TargetBatch) -> tuple[Any, ...]:
         """What is added to lengths."""
         return (float(self.eps),)
 
@@ -202,7 +202,7 @@ class PairwiseDistance(_PairLoss):
         value, slope = _distance(xp, a, b, p, eps)
         return value, slope, -slope
 
-    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+    def arguments(self, batch: Batch, truths: TargetBatch) -> tuple[Any, ...]:
         """What is added to the difference."""
         return (float(self.eps),)
 
@@ -258,7 +258,7 @@ class TripletMargin(_PairLoss):
         slopes = (d_near - d_far, -d_near - d_other, d_far + d_other)
         return xp.maximum(gap, 0.0) / shrink, *(xp.where(gap < 0.0, 0.0, slope) for slope in slopes)
 
-    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+    def arguments(self, batch: Batch, truths: TargetBatch) -> tuple[Any, ...]:
         """The hinge, and what is added to differences."""
         return float(self.margin), float(self.eps)
 
@@ -318,25 +318,25 @@ class InfoNCE(CoupledLoss):
     truth_inputs = ()
     layout = "vectors"
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """None: the truth of query i is key i."""
         queries, keys = batch.arrays
         if len(batch.shape) != 2:
             raise fail(batch.name, "guesses", "of shape (N, D)", f"queries of shape {batch.shape}")
         check_shape(batch.name, "guesses", keys, queries.shape, "queries")
         ids = batch.ops.xp.arange(queries.shape[0])
-        return Truths(Targets(batch.ops, ids=ids))
+        return TargetBatch(Targets(batch.ops, ids=ids))
 
     def forward(
-        self, batch: Batch, arrays: tuple[Array, ...], targets: Targets, kept: Array | None
+        self, batch: Batch, arrays: tuple[Array, ...], targets: Targets, mask: Array | None
     ) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
         """Cosines of all pairs, and softmax cross-entropy on the diagonal."""
         ops = batch.ops
         (q, q_norm), (k, k_norm) = (_unit(ops.xp, x) for x in arrays)
         temperature = fitting(self.temperature, q.dtype)
         logits = (q @ k.T) / temperature
-        if kept is not None:
-            others = kept[None, :] | (ops.xp.arange(len(kept))[:, None] == ops.xp.arange(len(kept))[None, :])
+        if mask is not None:
+            others = mask[None, :] | (ops.xp.arange(len(mask))[:, None] == ops.xp.arange(len(mask))[None, :])
             logits = ops.xp.where(others, logits, logits.dtype.type(-float("inf")))
         slope = ops.xp.empty_like(logits)
         arguments = target_arguments(ops, targets, logits.shape[1], None, None)

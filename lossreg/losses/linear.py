@@ -14,7 +14,7 @@ from ..config.options import Configurable
 from ..config.resolve import register
 from ..ops import Array
 from ..ops.base import compute_dtype, without_float_warnings
-from ..pipeline.evaluation import Needs, Truths
+from ..pipeline.evaluation import Needs, TargetBatch
 from ..pipeline.guesses import Batch
 from ..pipeline.layouts import layout_of
 from ..pipeline.weights import Weights
@@ -182,7 +182,7 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
 
     @without_float_warnings
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
+        self, batch: Batch, truths: TargetBatch, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """Block by block: logits, their gradients in the same memory, and the products with those."""
         assert isinstance(batch, _LinearBatch)
@@ -204,7 +204,7 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
         total: Any = xp.zeros(()) if needs.total else None
         for start in range(0, n, step):
             block = slice(start, min(start + step, n))
-            block_truths = Truths(truths.targets[block], weight=_part(truths.weight, block))
+            block_truths = TargetBatch(truths.targets[block], weight=_part(truths.weight, block))
             block_weights = _part(value_weights, block)
             rows, logits = x[block].astype(dtype, copy=False), buffer[: block.stop - start]
             mask = None
@@ -239,7 +239,7 @@ class LinearCrossEntropy(CrossEntropy, LogitOptions):
             check_finite(batch, {"loss": joined, **dict(zip(names, out or ()))})
         return joined if needs.values else None, total
 
-    def _layer_options(self, bias: list[Array], truths: Truths) -> tuple[Any, ...]:
+    def _layer_options(self, bias: list[Array], truths: TargetBatch) -> tuple[Any, ...]:
         """What the formula takes behind the arguments of cross-entropy: bias, bound, and factor of the z-loss."""
         bias_row = z_loss = None
         if bias:

@@ -14,7 +14,7 @@ from ..labels.labels import Labels
 from ..labels.options import ClassWeight, NameOptions, class_weights
 from ..ops import Array
 from ..ops.base import compute_dtype
-from ..pipeline.evaluation import Needs, Truths
+from ..pipeline.evaluation import Needs, TargetBatch
 from ..pipeline.guesses import Batch
 from ..pipeline.kinds import ElementwiseLoss, RowLoss
 from ..pipeline.weights import Weights
@@ -108,12 +108,12 @@ class MultiMargin(RowLoss, NameOptions):
         """The reader of truths."""
         return Labels(type(self).__name__, self.names, None, None, sets=False)
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """Ids, and the class weight of each row, which a mean does not divide by."""
         targets = self.labels.read_ids(batch, truths, check)
         weight, exponent = class_weights(batch, self.class_weight)
         row_weight = None if weight is None else weight[targets.indices]
-        return Truths(targets.ids, targets.valid, row_weight, exponent=exponent)
+        return TargetBatch(targets.ids, targets.valid, row_weight, exponent=exponent)
 
     @staticmethod
     def formula(xp: Any, x: Any, ids: Any, margin: Any, classes: Any, p: int) -> tuple[Any, ...]:
@@ -123,7 +123,7 @@ class MultiMargin(RowLoss, NameOptions):
         value, slope = (gap, xp.sign(gap)) if p == 1 else (gap * gap, 2.0 * gap)
         return xp.row_sum(value) / classes, xp.where(is_label, -xp.row_sum(slope), slope) * (1.0 / classes)
 
-    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+    def arguments(self, batch: Batch, truths: TargetBatch) -> tuple[Any, ...]:
         """Ids, and the numbers of the formula."""
         return truths.targets, float(self.margin), float(batch.columns), self.p
 
@@ -154,7 +154,7 @@ class MultiLabelMargin(RowLoss, NameOptions):
         """The reader of label sets."""
         return Labels(type(self).__name__, self.names, None, None)
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """The labels of each row, as bools and as lists."""
         targets, xp, asarray = self.labels.read_multi(batch, truths, FOR_ROWS), batch.ops.xp, batch.ops.asarray
         indptr: Any = targets.indptr
@@ -164,7 +164,7 @@ class MultiLabelMargin(RowLoss, NameOptions):
         place = np.arange(indptr[-1]) - np.repeat(indptr[:-1], counts)
         ids[asarray(np.repeat(np.arange(len(counts)), counts)), asarray(place)] = targets.ids
         members = targets.members(batch.columns)
-        return Truths((members, asarray(counts.astype(np.float64)), ids), targets.valid)
+        return TargetBatch((members, asarray(counts.astype(np.float64)), ids), targets.valid)
 
     @staticmethod
     def formula(xp: Any, x: Any, members: Any, count: Any, classes: Any, *ids: Any) -> tuple[Any, ...]:
@@ -178,13 +178,13 @@ class MultiLabelMargin(RowLoss, NameOptions):
             slope = slope + xp.where(there & (xp.columns(x) == label), -xp.row_sum(active), active)
         return value / classes, slope * (1.0 / classes)
 
-    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+    def arguments(self, batch: Batch, truths: TargetBatch) -> tuple[Any, ...]:
         """The first labels; where there are more, `compute` asks again."""
         members, count, ids = truths.targets
         return (members, count, float(batch.columns), *ids[:, :AT_ONCE].T)
 
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
+        self, batch: Batch, truths: TargetBatch, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """One pass for some labels, and a sum of passes where there are more."""
         members, count, ids = truths.targets

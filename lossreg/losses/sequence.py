@@ -15,7 +15,7 @@ from ..checks import describe, fail
 from ..config.options import Problem, replaced
 from ..config.resolve import register
 from ..ops import Array
-from ..pipeline.evaluation import Call, Evaluation, Needs, Truths
+from ..pipeline.evaluation import Call, Evaluation, Needs, TargetBatch
 from ..pipeline.guesses import Batch
 from ..pipeline.layouts import Time, layout_of
 from ..pipeline.loss import Loss
@@ -103,12 +103,12 @@ class Sequence(ReducedLoss):
         """As the inner calculator reads sequences."""
         return self.calculator.read_guesses(guesses)
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """As the inner calculator reads those of sequences."""
         return self.calculator.read_truths(batch, truths, check)
 
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
+        self, batch: Batch, truths: TargetBatch, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """By the inner calculator."""
         return self.calculator.compute(batch, truths, weights, needs, out)

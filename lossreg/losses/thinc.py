@@ -116,7 +116,7 @@ class CategoricalCrossentropy(Loss):
         options: dict[str, Any] = {"rows": True, "values": False, "total": True, "out": [grad]}
         total = ops.run(self.formula, [p], truths, None, 1.0, **options)[1]
         if not ops.on_device and math.isnan(total):
-            check_domain(ops, batch.name, "guesses", batch.arrays[0], UNIT, None, batch.place)
+            check_domain(ops, batch.name, "guesses", batch.arrays[0], UNIT, None, batch.describe_index)
         return batch.restore([grad.astype(dtype, copy=False)]), ops.scalar(total)
 
 

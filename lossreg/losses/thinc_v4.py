@@ -14,7 +14,7 @@ from ..labels.labels import Labels
 from ..labels.options import ClassWeight, LabelOptions, class_weights
 from ..labels.targets import Targets
 from ..ops import Array, get_ops
-from ..pipeline.evaluation import Truths
+from ..pipeline.evaluation import TargetBatch
 from ..pipeline.guesses import Batch
 from ..pipeline.kinds import RowLoss
 from ..pipeline.weights import Reduction, Weights
@@ -62,7 +62,7 @@ class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the ver
         """The reader of truths."""
         return Labels(type(self).__name__, self.names, self.missing_value, self.neg_prefix)
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """Targets, with class weights applied to rows of probabilities."""
         targets = self.labels.read(batch, truths, check)
         check_smoothing(batch, self.label_smoothing, targets)
@@ -71,24 +71,28 @@ class CategoricalCrossentropy_v4(RowLoss, LabelOptions):  # noqa: N801  (the ver
             row_weight = None if weight is None else targets.mean_weight(weight)
             # with smoothing a row has terms of all classes, of which each has its own weight
             in_formula = self.label_smoothing > 0
-            return Truths(targets, targets.valid, row_weight, in_formula, in_mean=True, exponent=exponent)
+            return TargetBatch(targets, targets.valid, row_weight, in_formula, in_mean=True, exponent=exponent)
         rows = targets.rows if weight is None else targets.rows * weight.astype(targets.rows.dtype)
         targets = Targets(batch.ops, rows=rows, valid=targets.valid)
-        return Truths(targets, targets.valid, exponent=exponent)
+        return TargetBatch(targets, targets.valid, exponent=exponent)
 
     def check_guesses(self, batch: Batch, items: Array | None) -> None:
         """Kept rows lie in [0, 1], and sum to 1 where the gradient takes that for granted."""
-        kept = None if items is None else batch.ops.xp.broadcast_to(items, batch.values_shape).ravel() != 0
+        mask = None if items is None else batch.ops.xp.broadcast_to(items, batch.values_shape).ravel() != 0
         (p,) = batch.arrays
-        check_domain(batch.ops, batch.name, "guesses", p, UNIT, None if kept is None else kept[:, None], batch.place)
+        check_domain(
+            batch.ops, batch.name, "guesses", p, UNIT, None if mask is None else mask[:, None], batch.describe_index
+        )
         if self.wrt == "logits":
             sums = p.sum(axis=1, dtype=np.float64)
             expected = 'with rows that sum to 1 (for outputs that are not a softmax take wrt="probs")'
-            check_domain(batch.ops, batch.name, "guesses", sums, Interval(0.99, 1.01), kept, batch.place, expected)
+            check_domain(
+                batch.ops, batch.name, "guesses", sums, Interval(0.99, 1.01), mask, batch.describe_index, expected
+            )
 
     formula = staticmethod(probability_cross_entropy)
 
-    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+    def arguments(self, batch: Batch, truths: TargetBatch) -> tuple[Any, ...]:
         """Targets, with smoothing as one coefficient for each class, and the limits of the dtype."""
         (x,) = batch.arrays
         classes = batch.columns
@@ -143,7 +147,7 @@ class SequenceCategoricalCrossentropy_v4(CategoricalCrossentropy_v4):  # noqa: N
         """A list of sequences, or a Ragged."""
         return read_sequences(type(self).__name__, guesses)
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """Truths of sequences."""
         return super().read_truths(batch, as_sequences(batch, truths), check)
 

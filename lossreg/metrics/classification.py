@@ -163,10 +163,10 @@ class BinaryAccuracy(Metric):
         weight = read_weight(batch, mask)
         truths = read_numbers(batch, labels)
         if not batch.ops.on_device:
-            is_read = batch.kept
+            is_read = batch.mask
             if is_read is not None:
                 is_read = is_read.reshape(batch.shape)
-            check_domain(batch.ops, batch.name, "labels", truths, OneOf((0.0, 1.0)), is_read, batch.place)
+            check_domain(batch.ops, batch.name, "labels", truths, OneOf((0.0, 1.0)), is_read, batch.describe_index)
         right = (batch.arrays[0] > 0) == (truths != 0)
         return self.State.from_values(right.reshape(-1), mask=weight)
 

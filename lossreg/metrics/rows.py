@@ -56,7 +56,7 @@ def read_weight(batch: Batch, mask: Any) -> Array | None:
     mask = match_last_axis(mask, batch.values_shape)
     mask = item_array(batch, "mask", mask, upper=np.inf, check=not batch.ops.on_device)
     weight = batch.ops.xp.broadcast_to(mask, batch.values_shape).reshape(-1)
-    batch.kept = weight != 0
+    batch.mask = weight != 0
     return weight
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..arrays.dlpack import OURS, is_foreign
 from ..ops import Array
 
-__all__ = ["Call", "Evaluation", "Needs", "Truths"]
+__all__ = ["Call", "Evaluation", "Needs", "TargetBatch"]
 
 
 @dataclass(eq=False, slots=True)
@@ -62,11 +62,11 @@ class Evaluation:
 
 
 @dataclass(eq=False, slots=True)
-class Truths:
+class TargetBatch:
     """Truths as the formula wants them, and what they say about weights."""
 
     targets: Any
-    present: Array | None = None
+    valid: Array | None = None
     """False where a truth is missing."""
     weight: Array | None = None
     """Weight of each item, such as that of its class, over 2**`exponent`."""

@@ -38,7 +38,7 @@ class Batch:
     """Shape of the first output as the caller gave it, sequences concatenated and outputs broadcast."""
     values_shape: tuple[int, ...] = ()
     """Shape of the unreduced values: that of the guesses without the axes that make one value."""
-    kept: Array | None = None
+    mask: Array | None = None
     """What the caller's mask keeps, bool in the values' shape: truths of other items may be anything. None: all."""
     ragged: tuple[Any, ...] = ()
     """The Ragged of each output, None for lists."""
@@ -85,7 +85,7 @@ class Batch:
         """How many numbers a row has, such as classes."""
         return int(self.arrays[0].shape[-1])
 
-    def place(self, item: int) -> str:
+    def describe_index(self, item: int) -> str:
         """An item of the flat first axis in the caller's words."""
         if self.lengths is None:
             if self.layout.axes_of_value and len(self.values_shape) > 1:

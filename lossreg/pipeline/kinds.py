@@ -16,7 +16,7 @@ from ..config.options import positional_order
 from ..ops import Array, Ops
 from ..ops.base import compute_dtype, limits, without_float_warnings
 from ..synonyms import closest
-from .evaluation import Needs, Truths
+from .evaluation import Needs, TargetBatch
 from .guesses import Batch
 from .layouts import Broadcast, LayoutName
 from .reduced import ReducedLoss
@@ -55,30 +55,32 @@ class ElementwiseLoss(ReducedLoss):
         """Numbers and arrays that the formula takes after the truth."""
         return tuple(getattr(self, name) for name in _formula_names(type(self)))
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """An array of the guesses' shape."""
         for x in batch.arrays[1:]:
             check_shape(batch.name, "guesses", x, batch.shape, self.inputs[0])
         if not self.truth_inputs:
-            return Truths(None)
+            return TargetBatch(None)
         targets = batch.real("truths", truths)
         if isinstance(batch.layout, Broadcast) and tuple(targets.shape) != batch.shape:
             with contextlib.suppress(ValueError):  # the check below says it
                 targets = batch.ops.xp.broadcast_to(targets, batch.shape)
         check_shape(batch.name, "truths", targets, batch.shape, "guesses")
         if check and self.truth_domain is not None:
-            check_domain(batch.ops, batch.name, "truth values", targets, self.truth_domain, batch.kept, batch.place)
-        return Truths(targets)
+            check_domain(
+                batch.ops, batch.name, "truth values", targets, self.truth_domain, batch.mask, batch.describe_index
+            )
+        return TargetBatch(targets)
 
     def check_guesses(self, batch: Batch, items: Array | None) -> None:
         """Kept guesses lie in `guess_domain`."""
         if self.guess_domain is not None:
-            kept = None if items is None else items != 0
+            mask = None if items is None else items != 0
             for x in batch.arrays:
-                check_domain(batch.ops, batch.name, "guesses", x, self.guess_domain, kept, batch.place)
+                check_domain(batch.ops, batch.name, "guesses", x, self.guess_domain, mask, batch.describe_index)
 
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
+        self, batch: Batch, truths: TargetBatch, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """Hand the formula to the backend."""
         targets = (truths.targets,) if self.truth_inputs else ()
@@ -166,7 +168,7 @@ class RowLoss(ReducedLoss):
         _check_has_formula(cls, "xp, guesses, *arguments")
 
     @abstractmethod
-    def arguments(self, batch: Batch, truths: Truths) -> tuple[Any, ...]:
+    def arguments(self, batch: Batch, truths: TargetBatch) -> tuple[Any, ...]:
         """What the formula takes after the guesses."""
 
     def static(self) -> tuple[Any, ...]:
@@ -174,7 +176,7 @@ class RowLoss(ReducedLoss):
         return ()
 
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
+        self, batch: Batch, truths: TargetBatch, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """Hand the formula to the backend."""
         items = weights.items
@@ -207,25 +209,25 @@ class CoupledLoss(ReducedLoss):
 
     @abstractmethod
     def forward(
-        self, batch: Batch, arrays: tuple[Array, ...], targets: Any, kept: Array | None
+        self, batch: Batch, arrays: tuple[Array, ...], targets: Any, mask: Array | None
     ) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
         """(values, backprop): `backprop` takes the slope with respect to each value and returns that of each input."""
 
     @without_float_warnings
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
+        self, batch: Batch, truths: TargetBatch, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """Forward on the kept items, and back from their weights."""
         ops, items = batch.ops, weights.items
         dtype = compute_dtype(batch.arrays[0].dtype)
         arrays = [x.astype(dtype, copy=False) for x in batch.arrays]
-        kept = batch.kept
-        if kept is not None:
-            along_items = batch.layout.along_items(kept, arrays[0].ndim)
+        mask = batch.mask
+        if mask is not None:
+            along_items = batch.layout.along_items(mask, arrays[0].ndim)
             arrays = [ops.xp.where(along_items, x, dtype.type(0)) for x in arrays]
         if items is not None:
             items = ops.xp.broadcast_to(items, batch.values_shape)
-        values, backprop = self.forward(batch, tuple(arrays), truths.targets, kept)
+        values, backprop = self.forward(batch, tuple(arrays), truths.targets, mask)
         if out is not None:
             slopes = (ops.xp.ones(values.shape) * weights.scale).astype(dtype)
             for target, grad in zip(out, backprop(ops.weighted(slopes, items)), strict=True):

@@ -11,7 +11,7 @@ from ..checks import describe, fail
 from ..labels.labels import concatenated
 from ..ops import Array
 from ..states.averages import LossState
-from .evaluation import Call, Evaluation, Needs, Truths
+from .evaluation import Call, Evaluation, Needs, TargetBatch
 from .guesses import Batch
 from .loss import Loss, gradient_and_loss
 from .reduced import ReducedLoss
@@ -32,12 +32,12 @@ class PlainCalculator(ReducedLoss):
     def _unreduced(self) -> ReducedLoss:
         raise self._without_values()
 
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """There is no pipeline."""
         raise self._without_values()
 
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
+        self, batch: Batch, truths: TargetBatch, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """There is no pipeline."""
         raise self._without_values()

@@ -20,7 +20,7 @@ from ..ops import Array
 from ..ops.base import compute_dtype, limits, without_float_warnings
 from ..states.averages import LossState
 from ..synonyms import CALL_ARGUMENTS
-from .evaluation import Call, Evaluation, Needs, Truths
+from .evaluation import Call, Evaluation, Needs, TargetBatch
 from .guesses import Batch
 from .layouts import LayoutName
 from .loss import Loss
@@ -55,7 +55,7 @@ class Inputs(NamedTuple):
     """The arguments of a call as arrays."""
 
     batch: Batch
-    truths: Truths
+    truths: TargetBatch
     mask: Array | None = None
     sample_weight: Array | None = None
     check: bool = False
@@ -214,12 +214,12 @@ class ReducedLoss(Loss):
         return Batch.read(type(self).__name__, guesses, self.inputs, self.layout)
 
     @abstractmethod
-    def read_truths(self, batch: Batch, truths: Any, check: bool) -> Truths:
+    def read_truths(self, batch: Batch, truths: Any, check: bool) -> TargetBatch:
         """Truths as arrays; raises on wrong ones."""
 
     @abstractmethod
     def compute(
-        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, out: list[Array] | None
+        self, batch: Batch, truths: TargetBatch, weights: Weights, needs: Needs, out: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """(weighted values or None, their total or None); gradients of the weighted, scaled total go into `out`."""
 
@@ -315,7 +315,7 @@ class ReducedLoss(Loss):
             truths = None
         if batch.lengths == ():
             batch.unpack("truths", truths if self.truth_inputs else [])
-            return Inputs(batch, Truths(None))
+            return Inputs(batch, TargetBatch(None))
 
         # The mask comes first: nobody looks at the truths that it leaves out.
         check = self.validate == "full" or (self.validate == "auto" and not batch.ops.on_device)
@@ -387,7 +387,7 @@ class ReducedLoss(Loss):
             mask = self._flat_mask(batch, mask)
         mask = item_array(batch, "mask", mask, upper=1.0, check=check)
         selected = mask != 0
-        batch.kept = batch.ops.xp.broadcast_to(selected, batch.values_shape)
+        batch.mask = batch.ops.xp.broadcast_to(selected, batch.values_shape)
         return selected if mask.dtype.kind in "iu" else mask
 
     @without_float_warnings  # to half precision, too
@@ -397,7 +397,7 @@ class ReducedLoss(Loss):
         return batch.split(values.astype(batch.arrays[0].dtype, copy=False))
 
     def _computed(
-        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, grads: list[Array] | None
+        self, batch: Batch, truths: TargetBatch, weights: Weights, needs: Needs, grads: list[Array] | None
     ) -> tuple[Array | None, Any]:
         """As `compute`, with a scale of any size."""
         if grads is None:
@@ -417,7 +417,7 @@ class ReducedLoss(Loss):
 
     @without_float_warnings
     def _computed_wide(
-        self, batch: Batch, truths: Truths, weights: Weights, needs: Needs, grads: list[Array]
+        self, batch: Batch, truths: TargetBatch, weights: Weights, needs: Needs, grads: list[Array]
     ) -> tuple[Array | None, Any]:
         """As `compute`, with a scale that float32 cannot hold: what it lacks follows in float64."""
         ops, largest = batch.ops, sys.float_info.max

@@ -16,7 +16,7 @@ import numpy as np
 from ..checks import Interval, check_domain, describe, fail
 from ..ops import Array, Ops
 from ..ops.base import is_half
-from .evaluation import Truths
+from .evaluation import TargetBatch
 from .guesses import Batch
 
 __all__ = [
@@ -76,7 +76,7 @@ def combine_weights(
     reduction: Reduction,
     normalize_by: NormalizeBy,
     *,
-    truths: Truths,
+    truths: TargetBatch,
     mask: Array | None = None,
     sample_weight: Array | None = None,
 ) -> Weights:
@@ -87,24 +87,24 @@ def combine_weights(
     divisor, its class weighs 1, unless the weight is that of its place.
     """
     ops, shape = batch.ops, batch.values_shape
-    present, weight, exponent = truths.present, truths.weight, truths.exponent
-    nothing_given = mask is None and present is None and sample_weight is None and weight is None
+    valid, weight, exponent = truths.valid, truths.weight, truths.exponent
+    nothing_given = mask is None and valid is None and sample_weight is None and weight is None
     if nothing_given and reduction != "sequence_mean":
         return _unweighted(batch, reduction, exponent)
 
-    if present is not None:
-        present = present.reshape(shape)
+    if valid is not None:
+        valid = valid.reshape(shape)
     if weight is not None and weight.size == math.prod(shape):
         weight = weight.reshape(shape)
 
     # What multiplies a value.
-    item_factors: Factors = (mask, present, sample_weight, None if truths.in_formula else weight)
+    item_factors: Factors = (mask, valid, sample_weight, None if truths.in_formula else weight)
 
     # What a mean divides by: a sum of products of factors, times the power of two that belongs to class weights.
     divisor_weight = weight
     if reduction == "weighted_mean" and normalize_by == "values" and not truths.by_place:
-        divisor_weight = _weight_of_the_known(batch, present, weight, exponent)
-    divisor_factors = _divisor_factors(reduction, normalize_by, truths, mask, present, sample_weight, divisor_weight)
+        divisor_weight = _weight_of_the_known(batch, valid, weight, exponent)
+    divisor_factors = _divisor_factors(reduction, normalize_by, truths, mask, valid, sample_weight, divisor_weight)
     divisor_exponent = 0
     if weight is not None and any(factor is divisor_weight for factor in divisor_factors):
         divisor_exponent = exponent
@@ -129,9 +129,9 @@ def combine_weights(
 def _divisor_factors(
     reduction: Reduction,
     normalize_by: NormalizeBy,
-    truths: Truths,
+    truths: TargetBatch,
     mask: Array | None,
-    present: Array | None,
+    valid: Array | None,
     sample_weight: Array | None,
     weight: Array | None,
 ) -> Factors:
@@ -139,10 +139,10 @@ def _divisor_factors(
     by_mask = normalize_by == "mask"
     if reduction == "weighted_mean":
         if by_mask:
-            return mask, present, sample_weight, weight
+            return mask, valid, sample_weight, weight
         return None, None, sample_weight, weight
     if by_mask:
-        return mask, present, None, weight if truths.in_mean else None
+        return mask, valid, None, weight if truths.in_mean else None
     return ()
 
 
@@ -171,11 +171,11 @@ def _weights(ops: Ops, items: Array | None, exponent: Any, divisor: Any, divisor
     return Weights(items, divisor, scale, exponent, divisor_exponent)
 
 
-def _weight_of_the_known(batch: Batch, present: Array | None, weight: Array | None, exponent: int) -> Array | None:
+def _weight_of_the_known(batch: Batch, valid: Array | None, weight: Array | None, exponent: int) -> Array | None:
     """Class weights over 2**exponent, and 1 in their place where an item is left out."""
-    if weight is None or batch.kept is present is None:
+    if weight is None or batch.mask is valid is None:
         return weight
-    known, _ = _product(batch.ops, (batch.kept, present))
+    known, _ = _product(batch.ops, (batch.mask, valid))
     return batch.ops.xp.where(known, weight, times_power_of_two(batch.ops, 1.0, -exponent))
 
 
@@ -268,7 +268,7 @@ def item_array(batch: Batch, what: str, value: Any, *, upper: float, check: bool
         row = (*ours, *(1 for _ in shape[len(ours) :]))
         raise fail(batch.name, what, f"with {len(shape)} axes, {row} for rows or {(1, *ours)} for columns", f"{ours}")
     if check and value.dtype.kind != "b":
-        check_domain(batch.ops, batch.name, what, value, Interval(0, upper), None, batch.place)
+        check_domain(batch.ops, batch.name, what, value, Interval(0, upper), None, batch.describe_index)
         if value.size and value.max() == math.inf:
             raise fail(batch.name, what, "to be finite", "inf")
     return value

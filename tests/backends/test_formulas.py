@@ -16,7 +16,7 @@ from lossreg import (
     RowLoss,
 )
 from lossreg.ops import get_ops
-from lossreg.pipeline.reduced import Truths
+from lossreg.pipeline.reduced import TargetBatch
 from support.nested import assert_same
 
 try:
@@ -178,10 +178,10 @@ class TwoInputs(RowLoss):
     inputs = ("a", "b")
     truth_inputs = ()
 
-    def read_truths(self, batch: Any, truths: Any, check: bool) -> Truths:
-        return Truths(None)
+    def read_truths(self, batch: Any, truths: Any, check: bool) -> TargetBatch:
+        return TargetBatch(None)
 
-    def arguments(self, batch: Any, truths: Truths) -> tuple[Any, ...]:
+    def arguments(self, batch: Any, truths: TargetBatch) -> tuple[Any, ...]:
         return ()
 
     @staticmethod

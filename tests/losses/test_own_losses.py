@@ -242,7 +242,7 @@ def test_a_loop_of_thinc() -> None:
 def test_arguments_of_rows_are_a_tuple() -> None:
     class Mine(lossreg.RowLoss):
         def read_truths(self, batch: Any, truths: Any, check: bool) -> Any:
-            return lossreg.authoring.Truths(truths)
+            return lossreg.authoring.TargetBatch(truths)
 
         def arguments(self, batch: Any, truths: Any) -> Any:
             return truths.targets
