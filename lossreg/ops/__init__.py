@@ -80,6 +80,11 @@ def _compiler_is_there() -> bool:
         return tuple(map(int, version.split(".")[:2])) >= (0, 45)
     except (importlib.metadata.PackageNotFoundError, ValueError):
         return False
+    except Exception:
+        # While Python ends, modules are taken away from threads that still run: NumPy will do.
+        if sys.is_finalizing():
+            return False
+        raise
 
 
 @functools.cache
